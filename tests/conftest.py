@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test stands on: strict JAX on the CPU, and a few fixtures.
+
+The settings are environment variables, set before anything imports jax, so that
+processes that a test starts inherit them and tests without jax stay quick.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+# [B] + [B, T] broadcasts in silence, and along the wrong axis when B = T.
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+# Compiled programs outlive the run: compiling is most of what the suite does.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> pathlib.Path:
+  """The folder of real data beside the repository, or a skip."""
+  folder = ROOT.parent / 'shared' / 'data'
+  if not folder.is_dir():
+    pytest.skip('no folder shared/data beside the repository')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def fresh_python() -> Callable[..., str]:
+  """`fresh_python(code, devices=1)` runs code in an interpreter of its own.
+
+  For what one process can't show: which modules an import brings, or a mesh of
+  several (fake) CPU devices. Returns what the code printed; fails with its
+  errors if it fails.
+  """
+
+  def run(code: str, *, devices: int = 1) -> str:
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        env={**os.environ, 'XLA_FLAGS': flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  return run
