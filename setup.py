@@ -36,9 +36,10 @@ setuptools.setup(
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda12]'],
         'dev': [
-            # Tests.
+            # Tests; regex writes GPT-2's pre-tokeniser as it was published.
             'pytest>=9.2,<10',
             'pytest-xdist>=3.8,<4',
+            'regex>=2026.11,<2027',
             # Lint and types. [nodejs] brings the Node that pyright runs on;
             # without it pyright downloads one at its first run.
             'ruff>=0.17.6,<0.18',

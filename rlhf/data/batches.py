@@ -8,11 +8,12 @@ responses, P prompt tokens.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
-import numpy as np
 
-Array = np.ndarray | jax.Array
+# numpy on the host, jax.Array under jit.
+Array = Any
 
 
 @jax.tree_util.register_dataclass

@@ -226,7 +226,7 @@ def _flatten(
 
 # One noise for both groups: held-out labelers are other people, no worse ones.
 # To make it anew: python -m rlhf.world.calibration
-SIGMA = .95
+SIGMA = .85
 
 TRAINING = recruit(8, 1, SIGMA, spread=.3, taste=.35)
 HELD_OUT = recruit(6, 2, SIGMA, spread=.45, taste=.45, shift=_HELD_OUT_SHIFT)

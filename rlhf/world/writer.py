@@ -14,15 +14,15 @@ from rlhf.world import phrases
 from rlhf.world.instructions import CLOSED_DOMAIN
 from rlhf.world.prompts import ANSWER_SUFFIX, Prompt, prompts
 
-_IGNORE = .16
-_OFF_TOPIC = .08
-_INVENT = .08
-_INVENT_ANSWER = .17  # Open questions.
-_INVENT_CLOSED = .19  # Closed-domain tasks and 'say ... n times'.
-_RUDE = .05
+_IGNORE = .20
+_OFF_TOPIC = .12
+_INVENT = .10
+_INVENT_ANSWER = .18  # Open questions.
+_INVENT_CLOSED = .22  # Closed-domain tasks and 'say ... n times'.
+_RUDE = .08
 _RUDE_REPLY = .35  # To a comment, unless respect is asked for and heard.
-_RAMBLE = .08
-_RAMBLE_SUMMARY = .15
+_RAMBLE = .12
+_RAMBLE_SUMMARY = .18
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the configs share. A number's source stands beside it:
+
+  `Paper, ...`  the InstructGPT paper; `Paper, C` is its appendix C
+  `Ours`        not printed there, or another scale than the paper's
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from rlhf.model import SIZES
+
+
+def base(stage: str, run: str, size: str) -> Any:
+  """Fields that every stage has.
+
+  Args:
+    stage: a key of rlhf.stages.STAGES.
+    run: name of the stage's directory below `root`.
+    size: a key of rlhf.model.SIZES.
+
+  Returns:
+    A ConfigDict; Any to a type checker, which can't know its fields.
+
+  Raises:
+    ValueError: for an unknown size.
+  """
+  if size not in SIZES:
+    raise ValueError(f'unknown size {size!r}: want one of {", ".join(SIZES)}')
+  c = config_dict.ConfigDict()
+  c.stage = stage
+  c.seed = 0
+  # Every stage of an experiment is below it. Paths to other stages refer to it,
+  # so --config.root= moves them all.
+  c.root = f'runs/{size}'
+  c.run = run
+  # A missing earlier stage: 'auto' trains it first, 'require' says which
+  # command does.
+  c.prerequisites = 'auto' if size == 'mini' else 'require'
+  c.requires = config_dict.ConfigDict()  # Directory below root -> its config.
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.loop = dict(
+      log_every=10,
+      evaluate_every=0,
+      save_every=0 if size == 'mini' else 100,
+      keep=2,
+      tensorboard=True,
+  )
+  c.data = miniature_data() if size == 'mini' else gpt3_data()
+  return c
+
+
+def miniature_data() -> dict:
+  """The embedded world (rlhf/world/), through its seqio tasks."""
+  return dict(
+      vocabulary='miniature',
+      prompt_format=dict(prefix='', suffix=' answer :', response_prefix=' '),
+      text='miniature_text',
+      demonstrations='miniature_demonstrations',
+      prompts='miniature_prompts',
+      prompt_tokens=32,
+      response_tokens=24,
+      row_tokens=64,
+      pack=True,
+      limits=dict(prompts_validation=200),
+      validation_share=0.05,  # Of files' rows.
+  )
+
+
+def gpt3_data() -> dict:
+  """GPT-3's tokens and the paper's lengths; the data are the user's own."""
+  return dict(
+      # Folder with encoder.json and vocab.bpe of GPT-2.
+      vocabulary=placeholder(),
+      prompt_format=dict(
+          prefix='\n\nHuman: ', suffix='\n\nAssistant:', response_prefix=' '
+      ),
+      # Each a seqio task or mixture, or .jsonl files: see rlhf/data/sources.py.
+      text=placeholder(),
+      demonstrations=placeholder(),
+      prompts=placeholder(),
+      prompt_tokens=1024,  # Paper, C: longer prompts are dropped.
+      response_tokens=1024,  # Paper, C.
+      row_tokens=2048,  # Paper, C: GPT-3's context.
+      pack=False,
+      limits=dict(),
+      validation_share=0.05,  # Ours; by user, where rows name one.
+  )
+
+
+def below_root(c: config_dict.ConfigDict, path: str):
+  """`path` below the root, wherever a flag may move that."""
+  return c.get_ref('root') + f'/{path}'
+
+
+def placeholder():
+  """A name that the user has to give."""
+  return config_dict.placeholder(str)
+
+
+def optional_float():
+  """A number that is off until a flag gives it."""
+  return config_dict.placeholder(float)
+
+
+def model(size: str, **changes) -> dict:
+  return SIZES[size] | changes
+
+
+def adam(learning_rate: float, **changes) -> dict:
+  """Adam with GPT-3's betas."""
+  return dict(
+      learning_rate=learning_rate,
+      b1=0.9,  # Paper, C.
+      b2=0.95,  # Paper, C.
+      eps=1e-8,  # Brown et al. 2020, B.
+      eps_form='optax',
+      clip_norm=1.0,  # Brown et al. 2020, B.
+      weight_decay=0.0,
+  ) | changes
+
+
+def by_size(size: str, mini, small, medium, large):
+  """The value for mini, up to 2.7B, up to 13B, and 175B."""
+  if size == 'mini':
+    return mini
+  if size == '175b':
+    return large
+  return medium if size in ('6b', '13b') else small
+
+
+def ppo(**changes) -> Any:
+  """The paper's PPO-ptx; an experiment says what it does differently."""
+  return dict(
+      episodes=256_000,  # Paper, C.4.
+      batch=512,  # Paper, C.4.
+      minibatches=8,  # Paper, C.4: of 64.
+      inner_epochs=1,  # Paper, C.4.
+      micro_batches=1,
+      kl_coefficient=0.02,  # Paper, C.4.
+      adaptive_kl=dict(),  # Ours, off; {target, horizon} of Ziegler et al.
+      clip=0.2,  # Paper, C.4.
+      value_clip=0.2,  # Ours: not printed.
+      value_coefficient=1.0,  # Ours: the value function has its own optimizer.
+      gamma=1.0,  # Paper, C.4: no discount.
+      gae_lambda=0.95,  # Ours: not printed.
+      whiten_rewards=False,  # Ours: not printed.
+      whiten_advantages=True,  # Ours: as in OpenAI's earlier code.
+      missing_eos_score=optional_float(),  # Ours: off.
+      # Paper, C.4. To what it is applied is ours: the mean over tokens of
+      # pretraining text, beside the policy loss's mean over response tokens
+      # (docs/details.md).
+      ptx_coefficient=27.8,
+      ptx_ratio=8,  # Paper, C.4: pretraining examples an episode.
+      value_warmup_iterations=0,  # Ours, off.
+      ema_decay=0.992,  # Paper, C.4.
+  ) | changes

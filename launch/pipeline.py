@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which stage needs which, and running them in that order."""
+
+import importlib.util
+import logging as stdlib_logging
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+
+# An ml_collections.ConfigDict, whose fields no type checker can know.
+Config = Any
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def quiet_libraries() -> None:
+  """Logs this repository's own information, and only warnings of others'."""
+  logging.set_verbosity(logging.INFO)
+  ours = str(REPOSITORY)
+  libraries = '/site-packages/'  # An environment may lie inside the repository.
+  logging.get_absl_handler().addFilter(
+      lambda record: record.levelno >= stdlib_logging.WARNING
+      or (record.pathname.startswith(ours) and libraries not in record.pathname)
+  )
+
+
+def keep_compiled_programs() -> None:
+  """Has JAX read and write compiled programs below the repository's .cache.
+
+  Compiling is about a fifth of a miniature run from cold. A folder that the
+  environment names (JAX_COMPILATION_CACHE_DIR) is used instead.
+  """
+  import jax
+
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    folder = str(REPOSITORY / '.cache' / 'jax')
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+class MissingStageError(Exception):
+  """An earlier stage has not been run, and this run may not run it."""
+
+
+def load_config(spec: str) -> Config:
+  """The config of 'configs/sft.py:mini': a file, and what follows the colon.
+
+  Raises:
+    FileNotFoundError: naming the file.
+  """
+  name, _, argument = spec.partition(':')
+  path = REPOSITORY / name
+  if not path.exists():
+    raise FileNotFoundError(f'no config {name}: {path} does not exist')
+  module_spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert module_spec is not None and module_spec.loader is not None
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  return module.get_config(argument) if argument else module.get_config()
+
+
+def directory(config: Config) -> pathlib.Path:
+  """Where a stage works."""
+  return pathlib.Path(config.root) / config.run
+
+
+def finished(path: pathlib.Path) -> bool:
+  """Whether a stage came to its end there."""
+  return (path / 'results.json').exists()
+
+
+def run(
+    config: Config,
+    *,
+    seconds: dict[str, float] | None = None,
+    stage: Callable[[Config], None] | None = None,
+) -> None:
+  """Runs a stage after the stages that it requires.
+
+  Args:
+    config: the stage's.
+    seconds: filled with the wall time of each stage that was run.
+    stage: run instead of `STAGES[config.stage]`: that, with more arguments.
+
+  Raises:
+    MissingStageError: if one is missing and `config.prerequisites` forbids
+      running it.
+  """
+  from rlhf.stages import STAGES
+
+  path = directory(config)
+  if finished(path):
+    logging.info('%s: finished before, in %s', config.run, path)
+    return
+  for name, spec in config.requires.items():
+    if finished(path.parent / name) or not _reads(config, path.parent / name):
+      continue
+    if config.prerequisites != 'auto':
+      raise MissingStageError(
+          f'{config.run} needs {path.parent / name}, which is not there. This'
+          f' makes it:\n  python launch/train.py --config={spec}'
+          f' --config.root={config.root} --config.seed={config.seed}\n'
+          '(with the --config.data... flags of your data), or'
+          ' --config.prerequisites=auto makes it now'
+      )
+    logging.info('%s needs %s: running it first', config.run, name)
+    run(_earlier(config, spec), seconds=seconds)
+  start = time.monotonic()
+  (stage or STAGES[config.stage])(config)
+  if seconds is not None:
+    seconds[config.run] = time.monotonic() - start
+
+
+def _reads(config: Config, path: pathlib.Path) -> bool:
+  """Whether some field of the config is a path at or below `path`."""
+  for value in config.values():
+    if hasattr(value, 'values'):
+      if _reads(value, path):
+        return True
+    elif isinstance(value, str) and not value.startswith('configs/'):
+      if path in (pathlib.Path(value), *pathlib.Path(value).parents):
+        return True
+  return False
+
+
+# What an earlier stage takes over from the one that needs it, where both have
+# it: the same experiment on the same data.
+_SHARED = ('root', 'seed', 'prerequisites', 'folder', 'mesh')
+_SHARED_DATA = ('vocabulary', 'text', 'demonstrations', 'prompts')
+
+
+def _earlier(config: Config, spec: str) -> Config:
+  """The config of an earlier stage of the same experiment."""
+  earlier = load_config(spec)
+  with earlier.unlocked():
+    for name in _SHARED:
+      if name in earlier and name in config:
+        earlier[name] = config[name]
+    for name in _SHARED_DATA:
+      if config.data[name] != earlier.data[name]:
+        earlier.data[name] = config.data[name]
+  return earlier

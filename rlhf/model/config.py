@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a network is, and the sizes of the GPT-3 paper by name."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A decoder. Hashable, so that it can be static under jit.
+
+  Attributes:
+    layers, width, heads, head_size: N, D, H, E. `heads * head_size` need not
+      be `width` (it isn't in GPT-3 1.3B).
+    context: longest sequence, in real tokens (rows of the position table).
+    vocab_size: rows of the token table, padding id included.
+    pad_id: id that only fills rows; its logit is always minus infinity.
+    mlp_ratio: F / D.
+    attention: 'dense', or 'alternating' dense (even) and banded (odd) layers.
+    band: how many tokens, itself included, a banded layer's token sees.
+    dropout: on what each block adds to the residual stream.
+    init_std: standard deviation of the initial weights. None is 1/sqrt(D): the
+      0.02 of GPT-2 is about that at D = 2048, and at D = 64 it is so small that
+      copying from the context is never learnt.
+    dtype: of the computation; master weights are f32.
+    remat: recompute each layer in the backward pass instead of storing it.
+    unroll: unroll the scan over layers (small models run faster, and compile
+      slower).
+    reward_pooling: what the scalar head reads. 'last': the last token (the
+      paper). 'last_and_mean': also the mean over the response so far (ours).
+  """
+
+  layers: int
+  width: int
+  heads: int
+  head_size: int
+  context: int = 2048
+  vocab_size: int = 50258
+  pad_id: int = 50257
+  mlp_ratio: int = 4
+  attention: Literal['dense', 'alternating'] = 'dense'
+  band: int = 256
+  dropout: float = 0.0
+  init_std: float | None = 0.02
+  dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
+  remat: bool = True
+  unroll: bool = False
+  reward_pooling: Literal['last', 'last_and_mean'] = 'last'
+
+  def __post_init__(self):
+    for name in ('layers', 'width', 'heads', 'head_size', 'context'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'model.{name}={getattr(self, name)}: must be >= 1')
+    choices = {
+        'attention': ('dense', 'alternating'),
+        'dtype': ('float32', 'bfloat16'),
+        'reward_pooling': ('last', 'last_and_mean'),
+    }
+    for name, allowed in choices.items():
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+            f'model.{name}={getattr(self, name)!r}: want one of {allowed}'
+        )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'model.dropout={self.dropout}: must be in [0, 1)')
+    if not 0 <= self.pad_id < self.vocab_size:
+      raise ValueError(
+          f'model.pad_id={self.pad_id}: outside the {self.vocab_size} rows of'
+          ' the token table'
+      )
+
+  @property
+  def weight_std(self) -> float:
+    return self.width**-0.5 if self.init_std is None else self.init_std
+
+
+def _gpt3(layers: int, width: int, heads: int, head_size: int) -> dict:
+  return dict(
+      layers=layers,
+      width=width,
+      heads=heads,
+      head_size=head_size,
+      context=2048,
+      attention='alternating',
+  )
+
+
+# Brown et al. 2020, table 2.1; `6b` is what InstructGPT calls 6.7B. The head
+# sizes are the table's own: 24 x 128 is not 2048 in the 1.3B model. The width
+# of the bands is not printed; `ModelConfig.band` is ours.
+SIZES: dict[str, dict] = {
+    'mini': dict(
+        layers=2,
+        width=64,
+        heads=4,
+        head_size=16,
+        context=128,
+        init_std=None,
+        dtype='float32',
+        remat=False,
+        unroll=True,
+    ),
+    '125m': _gpt3(12, 768, 12, 64),
+    '350m': _gpt3(24, 1024, 16, 64),
+    '760m': _gpt3(24, 1536, 16, 96),
+    '1.3b': _gpt3(24, 2048, 24, 128),
+    '2.7b': _gpt3(32, 2560, 32, 80),
+    '6b': _gpt3(32, 4096, 32, 128),
+    '13b': _gpt3(40, 5140, 40, 128),
+    '175b': _gpt3(96, 12288, 96, 128),
+}

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 1: supervised fine-tuning on demonstrations.
+
+Also the policy that RL starts from, which the paper trains apart, with a tenth
+of pretraining data mixed in (Ouyang et al. 2022, appendix C.3): the same stage
+with `config.pretraining_share`.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from rlhf import checkpoint, inference, loop, model, optim, sharding, update
+from rlhf.data import streams
+from rlhf.data.batches import TextBatch
+from rlhf.dims import Params
+from rlhf.losses import language_loss
+from rlhf.stages import setup as setup_lib
+
+
+def language_term(
+    name: str,
+    cfg: model.ModelConfig,
+    *,
+    coefficient: float = 1.0,
+    micro_batches: int = 1,
+    dropout: bool = True,
+) -> update.Term:
+  """Cross-entropy on a `TextBatch`: pretraining, SFT, or the ptx term."""
+
+  def loss(params, batch: TextBatch, key):
+    x_BTD = model.forward(
+        params,
+        batch.tokens_BT,
+        batch.segment_ids_BT,
+        cfg,
+        dropout_key=key if dropout else None,
+    )
+    logits_BTV = model.lm_logits(params, x_BTD, cfg)
+    return language_loss(logits_BTV, batch.tokens_BT, batch.loss_mask_BT)
+
+  return update.Term(name, loss, coefficient, micro_batches)
+
+
+@functools.partial(jax.jit, static_argnames=('cfg',))
+def _loss_and_weight(params, batch, *, cfg):
+  term = language_term('evaluation', cfg, dropout=False)
+  loss, metrics = term.loss(params, batch, jax.random.key(0))
+  return loss, metrics['weight']
+
+
+def mean_loss(
+    params: Params,
+    cfg: model.ModelConfig,
+    batches: Iterable[TextBatch],
+    mesh: jax.sharding.Mesh,
+) -> float:
+  """Mean loss over all target tokens of some batches, nats; no dropout."""
+  pairs = [
+      _loss_and_weight(params, sharding.put_batch(batch, mesh), cfg=cfg)
+      for batch in batches
+  ]
+  losses, weights = np.array(jax.device_get(pairs)).T
+  return float(np.sum(losses * weights) / np.sum(weights))
+
+
+def run(config: setup_lib.Config) -> None:
+  """Fine-tunes the base model and hands on the best of its evaluations."""
+  setup = setup_lib.make(config)
+  params, cfg = setup.load_model(config.init_from)
+  pad_id = setup.codec.vocabulary.pad_id
+  row_tokens = config.data.row_tokens
+
+  # The share is of rows: 10 % of pretraining data is 1 row in 10.
+  share = config.pretraining_share
+  text_rows = round(config.batch * share / (1.0 - share))
+  text = setup.text_stream('train', 1, row_tokens) if text_rows else None
+  stream, validation = [
+      streams.DemonstrationStream(
+          setup.examples('demonstrations', 'demonstrations', split),
+          rows=config.batch,
+          row_length=row_tokens,
+          pad_id=pad_id,
+          seed=config.seed,
+          pack=config.data.pack,
+          mix=(text, text_rows) if text and split == 'train' else None,
+      )
+      for split in ('train', 'validation')
+  ]
+  steps = stream.steps(config.epochs)
+
+  tx = optim.optimizer(setup_lib.optimizer_config(config.optimizer, steps))
+  state = update.create_state(params, tx, setup.mesh)
+  term = language_term('sft', cfg, micro_batches=config.micro_batches)
+  train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
+  score = rm_score(setup) if config.select == 'rm_score' else None
+  best = _Best(setup, cfg)
+
+  def step(state, index):
+    batch = setup.put(stream.batch(index), config.micro_batches)
+    return train(state, {'sft': batch}, setup.key)
+
+  def evaluate(state, done):
+    loss = mean_loss(state.params, cfg, validation.once(), setup.mesh)
+    metrics, samples = {'validation/loss': loss}, []
+    if score is not None:
+      metrics['validation/rm_score'], samples = score(state.params, cfg, done)
+    # The paper keeps the checkpoint that the RM likes best: the loss on
+    # validation data rises after one epoch while preference still improves.
+    merit = metrics.get('validation/rm_score', -loss)
+    best.offer(merit, state.params, {'step': done} | metrics)
+    return loop.Evaluation(metrics, samples)
+
+  loop.run(
+      'sft',
+      state,
+      step,
+      steps=steps,
+      config=setup.loop,
+      workdir=setup.workdir,
+      headline=('sft/loss', 'validation/loss', 'validation/rm_score'),
+      evaluate=evaluate,
+  )
+  setup.workdir.write_json('results', best.facts | {'steps': steps})
+
+
+class _Best:
+  """Writes the network to hand on whenever it is better than the last."""
+
+  def __init__(self, setup: setup_lib.Setup, cfg: model.ModelConfig):
+    self._directory, self._cfg = setup.workdir.path / 'model', cfg
+    self._merit = -np.inf
+    self.facts: dict = {}
+    # A resumed run goes on from the best so far; what an abandoned one left
+    # behind does not count.
+    resumed = any((setup.workdir.path / 'checkpoints').glob('[0-9]*'))
+    if resumed and (self._directory / 'model.json').exists():
+      self.facts = checkpoint.read_facts(self._directory)
+      self._merit = self.facts['merit']
+
+  def offer(self, merit: float, params: Params, facts: dict) -> None:
+    if merit > self._merit:
+      self._merit, self.facts = merit, facts | {'merit': merit}
+      checkpoint.save_model(self._directory, params, self._cfg, self.facts)
+
+
+def rm_score(setup: setup_lib.Setup) -> Callable:
+  """`(params, cfg, step) -> (mean RM score on validation prompts, samples)`.
+
+  Raises:
+    ValueError: if the config names no reward model.
+  """
+  config = setup.config
+  if not config.reward_model or not pathlib.Path(config.reward_model).exists():
+    raise ValueError(
+        "select='rm_score' needs --config.reward_model=, the directory of a"
+        ' finished reward model'
+    )
+  reward, reward_cfg = setup.load_model(config.reward_model)
+  prompts = setup.examples('prompts', 'prompts', 'validation')
+  texts = [prompt.text for prompt in prompts]
+
+  def score(params, cfg, step):
+    completions = inference.complete(
+        params,
+        cfg,
+        texts,
+        jax.random.fold_in(setup.key, step),
+        codec=setup.codec,
+        sampling=setup.sampling,
+    )
+    scores = inference.reward_scores(
+        reward,
+        reward_cfg,
+        completions,
+        prompt_tokens=config.data.prompt_tokens,
+        response_tokens=config.data.response_tokens,
+    )
+    return float(scores.mean()), inference.sample_rows(completions[:4], scores)
+
+  return score
