@@ -181,7 +181,10 @@ def _read(path: pathlib.Path) -> dict:
 
 def machine() -> str:
   """What the times were taken on."""
-  return f'{os.cpu_count()} CPU cores, {platform.machine()}'
+  # Those that this process may use, which a scheduler may have limited.
+  cores = len(os.sched_getaffinity(0))
+  plural = '' if cores == 1 else 's'
+  return f'{cores} CPU core{plural}, {platform.machine()}'
 
 
 def versions() -> dict[str, str]:

@@ -42,7 +42,8 @@ def token_rewards(
   kl_BR = jnp.where(mask_BR, log_probs_BR - reference_log_probs_BR, 0.0)
   rewards_BR = -kl_coefficient * kl_BR.astype(jnp.float32)
   rows = jnp.arange(scores.shape[0])
-  return rewards_BR.at[rows, last_index(mask_BR)].add(scores)
+  earned = jnp.where(jnp.any(mask_BR, axis=1), scores, 0.0)
+  return rewards_BR.at[rows, last_index(mask_BR)].add(earned)
 
 
 def gae(

@@ -156,7 +156,7 @@ def train_step(
     if term.coefficient != 1.0:
       grads = jax.tree.map(lambda g, c=term.coefficient: c * g, grads)
     if len(terms) > 1:
-      term_metrics = term_metrics | {'grad_norm': optax.global_norm(grads)}
+      term_metrics = term_metrics | {'grad_norm': optax.tree.norm(grads)}
     total = grads if total is None else jax.tree.map(jnp.add, total, grads)
     metrics |= {f'{term.name}/{k}': v for k, v in term_metrics.items()}
 
@@ -167,8 +167,8 @@ def train_step(
   if ema_decay is not None:
     ema = move_average(ema, params, ema_decay)
   metrics |= {
-      'opt/grad_norm': optax.global_norm(total),
-      'opt/update_norm': optax.global_norm(updates),
+      'opt/grad_norm': optax.tree.norm(total),
+      'opt/update_norm': optax.tree.norm(updates),
   }
   return TrainState(state.step + 1, params, opt_state, ema), metrics
 

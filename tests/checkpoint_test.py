@@ -20,12 +20,13 @@ FACTS = {'step': 3, 'accuracy': {'mean': 0.5}, 'note': 'as it was'}
 @pytest.mark.parametrize('head', [None, 'last', 'last_and_mean'])
 def test_model_round_trip(tmp_path, head):
   params, cfg = tiny.network(1, head=head)
-  checkpoint.save_model(tmp_path / 'rm' / 'model', params, cfg, FACTS)
-  for path in (tmp_path / 'rm', tmp_path / 'rm' / 'model', str(tmp_path / 'rm')):
+  directory = tmp_path / 'rm'
+  checkpoint.save_model(directory / 'model', params, cfg, FACTS)
+  for path in (directory, directory / 'model', str(directory)):
     got, got_cfg, facts = checkpoint.load_model(path)
     tiny.assert_same(got, params)
     assert got_cfg == cfg and facts == FACTS
-  assert checkpoint.read_facts(tmp_path / 'rm' / 'model') == FACTS
+  assert checkpoint.read_facts(directory / 'model') == FACTS
 
 
 @pytest.mark.parametrize('head', [None, 'last_and_mean'])

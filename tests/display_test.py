@@ -10,7 +10,7 @@ from rlhf import display as display_lib
 from rlhf.display import Display
 
 ROWS = [
-    {'prompt': 'list [b]two[/b] animals', 'response': '[red] fox', 'score': 1.25},
+    {'prompt': 'list [b]two[/b] pets', 'response': '[red] fox', 'score': 1.25},
     {'prompt': 'say cat', 'response': 'cat [/]', 'score': None},
     {'prompt': 'third', 'response': 'is not shown in a log', 'score': 0.0},
 ]
@@ -52,7 +52,7 @@ def test_brackets_in_samples_are_not_markup(terminal):
 
 def test_a_log_shows_two_samples():
   shown = _show(terminal=False)
-  assert '  | list [b]two[/b] animals -> [red] fox  [1.25]' in shown
+  assert '  | list [b]two[/b] pets -> [red] fox  [1.25]' in shown
   assert 'third' not in shown
 
 

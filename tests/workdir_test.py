@@ -78,7 +78,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
   workdir = Workdir(tmp_path)
-  assert not list(tmp_path.iterdir())  # Nothing is imported before it is needed.
+  # TensorFlow is imported when there is something to write, not before.
+  assert not list(tmp_path.iterdir())
   workdir.scalars(3, {'sft/loss': 0.25})
   workdir.samples(3, [ROW])
   workdir.close()

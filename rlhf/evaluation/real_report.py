@@ -137,9 +137,9 @@ def loss_table(results: Mapping) -> str:
 
 
 def _about_losses(results) -> str:
-  text = results['text']['base']
+  rows = results['text']['base']['n']
   about = (
-      f'On {text["n"]} rows of {results["data"]["text"]["row_tokens"]} tokens of'
+      f'On {rows} rows of {results["data"]["text"]["row_tokens"]} tokens of'
       ' text that no stage trained on, evenly spread over all of it.'
   )
   if 'demonstrations' in results:
@@ -208,9 +208,10 @@ def _answers(results) -> list[str]:
   ]
   about = (
       f'n = {answers["prompts"]} prompts, {answers["draws"]} draws each at'
-      f' temperature {answers["temperature"]:g}, of at most {answers["tokens"]} tokens; intervals over'
-      ' prompts. All models draw with the same random numbers, so that two that'
-      ' are alike say the same. Demonstrations score 0 on average.'
+      f' temperature {answers["temperature"]:g}, of at most {answers["tokens"]}'
+      ' tokens; intervals over prompts. All draw with the same random'
+      ' numbers, so that two models that are alike say the same.'
+      ' Demonstrations score 0 on average.'
   )
   return [
       markdown_table(['', *(NAMES[m] for m in models)], rows), wrapped(about)

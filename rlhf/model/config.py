@@ -48,7 +48,10 @@ class ModelConfig:
   reward_pooling: Literal['last', 'last_and_mean'] = 'last'
 
   def __post_init__(self):
-    for name in ('layers', 'width', 'heads', 'head_size', 'context'):
+    at_least_one = (
+        'layers', 'width', 'heads', 'head_size', 'context', 'mlp_ratio', 'band'
+    )
+    for name in at_least_one:
       if getattr(self, name) < 1:
         raise ValueError(f'model.{name}={getattr(self, name)}: must be >= 1')
     choices = {

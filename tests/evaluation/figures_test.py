@@ -37,6 +37,17 @@ def test_overoptimisation_figure(tmp_path):
   assert _is_picture(path)
 
 
+def test_real_figure_of_what_there_is(tmp_path):
+  steps = np.arange(1, 30)
+  line = (steps, 1 / steps)
+  stages = {
+      'pretrain': {'pretrain/loss': line, 'validation/loss': (steps[-1:], [1])},
+      'ppo_ptx': _curves(1) | {'ptx/loss': line},
+  }
+  figures.real_figure(stages, tmp_path / 'real.png')
+  assert _is_picture(tmp_path / 'real.png')
+
+
 def test_read_curves_takes_the_later_of_two_starts(tmp_path):
   rows = [
       {'step': 1, 'rollout/kl': 0.5, 'opt/loss': 9.0},
