@@ -182,7 +182,8 @@ def _read(path: pathlib.Path) -> dict:
 def machine() -> str:
   """What the times were taken on."""
   # Those that this process may use, which a scheduler may have limited.
-  cores = len(os.sched_getaffinity(0))
+  limited = hasattr(os, 'sched_getaffinity')  # Not on macOS.
+  cores = len(os.sched_getaffinity(0)) if limited else os.cpu_count()
   plural = '' if cores == 1 else 's'
   return f'{cores} CPU core{plural}, {platform.machine()}'
 

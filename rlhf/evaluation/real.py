@@ -38,7 +38,7 @@ _TEXT_ROWS = 100
 _ANSWERS = 96  # Of each model, at most, over all held-out prompts.
 _SHOWN = 10
 _BATCH = 32
-_LOGIT_BATCH = 8  # Rows with logits at every token: 50,000 floats each.
+_LOGIT_BATCH = 2  # Rows with logits at every token: 50,000 floats each.
 
 Networks = Mapping[str, tuple[Params, ModelConfig]]
 

@@ -62,7 +62,7 @@ def _reward_model(results) -> list[Finding]:
   row = results['reward_model'][0]
   training = results['curves']['rm'].get('rm/accuracy')
   late = (
-      f' In training it came to {training[1]:.1%} over the last fifth of'
+      f' In training it came to {100 * training[1]:.1f} % over the last fifth of'
       ' steps.' if training else ''
   )
   rm, gain, read = row['rm'], row['gain'], row['as_read']
@@ -77,8 +77,8 @@ def _reward_model(results) -> list[Finding]:
           'The reward model orders them better than length alone.',
           {'': above(gain, 0, '0')},
           f'"The {row["better"]} one is better" is right for'
-          f' {percent(row[row["better"]])}, and the reward model is better by'
-          f' {points(gain)} on the same pairs. It reads responses cut to'
+          f' {percent(row[row["better"]])}; the reward model less that, on the'
+          f' same pairs: {points(gain)}. It reads responses cut to'
           f' {results["data"]["rankings"]["response_tokens"]} tokens; of those'
           f' lengths the better rule, {read["better"]}, is right for'
           f' {percent(read[read["better"]])}: a difference of'
@@ -91,10 +91,10 @@ def _reward_model(results) -> list[Finding]:
     claims.append(
         Finding(
             'The reward model is strong enough to be optimised against.',
-            {'': above(strength, wanted, f'{wanted:.0%}')},
+            {'': above(strength, wanted, f'{100 * wanted:.0f} %')},
             'From chance to the rate at which two labelers of the paper agree,'
-            f' {strength["agreement"]:.1%}, it comes {percent(strength, 0)} of'
-            f' the way; the gate before PPO asks for {wanted:.0%}.',
+            f' {100 * strength["agreement"]:.1f} %, it comes {percent(strength, 0)} of'
+            f' the way; the gate before PPO asks for {100 * wanted:.0f} %.',
         )
     )
   return claims

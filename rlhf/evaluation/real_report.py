@@ -57,8 +57,9 @@ def write_real(
       '## Curves',
       f'![losses of every stage, and PPO against PPO-ptx]({stem}.png)',
       wrapped(
-          'Grey is training, blue is held out; curves of PPO are smoothed, over'
-          ' what they are smoothed from. Only PPO-ptx has a pretraining term.'
+          'Grey is training (in SFT with its rows of pretraining text), blue is'
+          ' held out; curves of PPO are smoothed, over what they are smoothed'
+          ' from. Only PPO-ptx has a pretraining term.'
       ),
       '## Loss on held-out text',
       loss_table(results),
@@ -86,7 +87,7 @@ def _intro(results) -> str:
   return (
       f'A GPT of {m["parameters"]:,} parameters ({m["layers"]} layers of width'
       f' {m["width"]}, {m["heads"]} heads, context {m["context"]}), of which'
-      f' {m["table"] / m["parameters"]:.0%} are the table of GPT-2\'s'
+      f' {100 * m["table"] / m["parameters"]:.0f} % are the table of GPT-2\'s'
       f' {m["vocab_size"]:,} tokens. The last command writes this page from'
       ' measurements; edit rlhf/evaluation/real_report.py instead. Intervals'
       ' are 95 %, by resampling prompts, or rows of text; they are of one'
@@ -209,7 +210,7 @@ def _answers(results) -> list[str]:
   about = (
       f'n = {answers["prompts"]} prompts, {answers["draws"]} draws each at'
       f' temperature {answers["temperature"]:g}, of at most {answers["tokens"]}'
-      ' tokens; intervals over prompts. All draw with the same random'
+      ' tokens; intervals over prompts. KL is estimated from these draws. All draw with the same random'
       ' numbers, so that two models that are alike say the same.'
       ' Demonstrations score 0 on average.'
   )

@@ -100,7 +100,6 @@ def test_a_missing_stage_is_asked_for_by_its_command(ran, tmp_path):
   config = _config('configs/ppo_ptx.py:1.3b', tmp_path, seed=5)
   with pytest.raises(pipeline.MissingStageError) as error:
     pipeline.run(config)
-  assert ran == []
   message = str(error.value)
   assert f'ppo_ptx needs {tmp_path / "rl_init"}' in message
   command = (
@@ -110,16 +109,54 @@ def test_a_missing_stage_is_asked_for_by_its_command(ran, tmp_path):
   assert command in message
   # It says so too where the user forbids what would be done without asking.
   config = _config('configs/ppo.py', tmp_path, prerequisites='require')
-  with pytest.raises(pipeline.MissingStageError, match='configs/sft.py:mini'):
+  with pytest.raises(pipeline.MissingStageError, match='ppo needs'):
     pipeline.run(config)
   assert ran == []
 
 
-def test_a_big_stage_is_run_first_if_asked(ran, tmp_path):
-  pipeline.run(
-      _config('configs/rl_init.py:1.3b', tmp_path, prerequisites='auto')
+def test_a_network_that_lies_elsewhere_is_not_made_again(ran, tmp_path):
+  """The paper's 1.3B policy has a reward model of 6B."""
+  (tmp_path / 'rl_init').mkdir()
+  (tmp_path / 'rl_init' / 'results.json').write_text('{}')
+  config = _config('configs/ppo_ptx.py:1.3b', tmp_path)
+  with pytest.raises(pipeline.MissingStageError, match='ppo_ptx needs.*rm'):
+    pipeline.run(config)
+  config.reward_model = 'runs/6b/rm'
+  pipeline.run(config)
+  assert [run for _, run, *_ in ran] == ['ppo_ptx']
+
+
+def test_earlier_stages_take_over_the_experiment(monkeypatch, tmp_path):
+  """Its prerequisites too, all the way down, and the data that it names."""
+  seen = {}
+
+  def run(config):
+    seen[config.run] = config
+    path = pipeline.directory(config)
+    path.mkdir(parents=True)
+    (path / 'results.json').write_text('{}')
+
+  monkeypatch.setattr(
+      stages, 'STAGES', dict.fromkeys(stages.STAGES, run)
   )
-  assert [run for _, run, *_ in ran] == ['pretrain', 'rl_init']
+  config = _config(
+      'configs/rm.py:1.3b', tmp_path, prerequisites='auto', seed=7
+  )
+  config.mesh.fsdp = 2
+  config.data.vocabulary = 'gpt2_bpe'
+  config.data.demonstrations = 'd.jsonl'
+  pipeline.run(config)
+  assert list(seen) == ['pretrain', 'sft', 'rm']
+  for earlier in seen.values():
+    assert earlier.seed == 7 and earlier.mesh.fsdp == 2
+    assert earlier.data.vocabulary == 'gpt2_bpe'
+    assert earlier.data.demonstrations == 'd.jsonl'
+
+  seen.clear()
+  config = _config('configs/real_small.py:sft', tmp_path / 'real')
+  config.folder = '/data'
+  pipeline.run(config)
+  assert seen['pretrain'].data.text.startswith('/data/text/')
 
 
 def test_work_directories_are_below_the_root(tmp_path):
