@@ -70,7 +70,7 @@ def test_a_replacement_that_is_cut_short_is_not_taken_for_a_model(
   def breaks(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(checkpoint.json, 'dumps', breaks)
+  monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, 'save', breaks)
   with pytest.raises(KeyboardInterrupt):
     checkpoint.save_model(tmp_path / 'model', *tiny.network(2), {'step': 2})
   with pytest.raises(FileNotFoundError):

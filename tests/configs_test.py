@@ -15,7 +15,7 @@ from rlhf.loop import LoopConfig
 from rlhf.model import SIZES, ModelConfig
 from rlhf.optim import OptimizerConfig
 from rlhf.sharding import AXES
-from rlhf.stages import STAGES, ppo
+from rlhf.stages import STAGES, gate
 
 _CONFIGS = pathlib.Path(pipeline.REPOSITORY, 'configs')
 # All that take a size: new files are found by themselves.
@@ -60,7 +60,7 @@ def test_it_loads_locked_and_complete(spec):
   if 'run_model' in c:
     ModelConfig(**SIZES['mini'] | c.run_model.to_dict())
   if c.stage == 'ppo':
-    ppo.check(c)
+    gate.check_sizes(c)
 
 
 @every_spec

@@ -62,8 +62,10 @@ def _reward_model(results) -> list[Finding]:
   row = results['reward_model'][0]
   training = results['curves']['rm'].get('rm/accuracy')
   late = (
-      f' In training it came to {100 * training[1]:.1f} % over the last fifth of'
-      ' steps.' if training else ''
+      f' In training it came to {100 * training[1]:.1f} % over the last fifth'
+      ' of steps.'
+      if training
+      else ''
   )
   rm, gain, read = row['rm'], row['gain'], row['as_read']
   claims = [
@@ -93,8 +95,9 @@ def _reward_model(results) -> list[Finding]:
             'The reward model is strong enough to be optimised against.',
             {'': above(strength, wanted, f'{100 * wanted:.0f} %')},
             'From chance to the rate at which two labelers of the paper agree,'
-            f' {100 * strength["agreement"]:.1f} %, it comes {percent(strength, 0)} of'
-            f' the way; the gate before PPO asks for {100 * wanted:.0f} %.',
+            f' {100 * strength["agreement"]:.1f} %, it comes'
+            f' {percent(strength, 0)} of the way; the gate before PPO asks for'
+            f' {100 * wanted:.0f} %.',
         )
     )
   return claims

@@ -25,6 +25,7 @@ _SETTINGS = (
     'seed',
     'batch',
     'epochs',
+    'steps',
     'pretraining_share',
     'run_model.dropout',
     'run_model.reward_pooling',

@@ -114,8 +114,7 @@ def _caution(results) -> str:
   return (
       f'A model of {results["model"]["parameters"]:,} parameters{read} is no'
       ' assistant, and nothing on this page measures whether its answers help'
-      ' anyone: the score is the opinion of a reward model as small as itself.'
-      ' The answers below show what it can do.'
+      ' anyone: a score is the opinion of a reward model as small as itself.'
   )
 
 
@@ -210,9 +209,9 @@ def _answers(results) -> list[str]:
   about = (
       f'n = {answers["prompts"]} prompts, {answers["draws"]} draws each at'
       f' temperature {answers["temperature"]:g}, of at most {answers["tokens"]}'
-      ' tokens; intervals over prompts. KL is estimated from these draws. All draw with the same random'
-      ' numbers, so that two models that are alike say the same.'
-      ' Demonstrations score 0 on average.'
+      ' tokens; intervals over prompts. KL is estimated from these draws. All'
+      ' draw with the same random numbers, so that two models that are alike'
+      ' say the same. Demonstrations score 0 on average.'
   )
   return [
       markdown_table(['', *(NAMES[m] for m in models)], rows), wrapped(about)
@@ -297,8 +296,9 @@ def _about_data(results) -> str:
     parts.append(part)
   return (
       f'Rows kept, of those there are: {"; ".join(parts)}. A row is held out by'
-      " a hash of its user or its prompt's first turn, so that what is held out"
-      ' by the smaller share is so by the larger one too.'
+      " a hash of its user or its prompt's first turn (of text, of how it"
+      ' begins), so that what is held out by a smaller share is so by a larger'
+      ' one too.'
   )
 
 

@@ -30,7 +30,7 @@ def test_a_missing_stage_is_an_error_with_its_command(tmp_path):
   done = _train('--config=configs/ppo_ptx.py:1.3b', f'--config.root={tmp_path}')
   assert done.returncode != 0
   assert 'Traceback' not in done.stderr
-  last = done.stderr.strip().splitlines()[-2:]
+  last = done.stderr.strip().splitlines()[-3:]
   assert last[0].startswith('error: ppo_ptx needs')
   assert '--config=configs/rl_init.py:1.3b' in last[1]
   assert not list(tmp_path.iterdir())

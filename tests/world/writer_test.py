@@ -29,36 +29,36 @@ def test_the_clean_writer_earns_full_marks(kind):
     assert np.all(features[:5] == 1), (prompt.text, text, features)
 
 
-def test_four_demonstrations_in_ten_have_a_slip():
+def test_half_of_the_demonstrations_have_a_slip():
   rng = random.Random(0)
   slips = [writer.draw_slips(p, rng) for p in prompts('train', 8000, 0)]
-  assert np.mean([bool(s) for s in slips]) == pytest.approx(.41, abs=.025)
+  assert np.mean([bool(s) for s in slips]) == pytest.approx(.52, abs=.025)
 
 
 def test_the_flawed_writer_is_decent():
   means = _mean_features(flawed=True)
-  assert means['follows'] == pytest.approx(.90, abs=.02)
-  assert means['constraints'] == pytest.approx(.93, abs=.02)
-  assert means['no_invention'] == pytest.approx(.94, abs=.02)
-  assert means['not_rude'] == pytest.approx(.94, abs=.02)
+  assert means['follows'] == pytest.approx(.87, abs=.02)
+  assert means['constraints'] == pytest.approx(.905, abs=.02)
+  assert means['no_invention'] == pytest.approx(.93, abs=.02)
+  assert means['not_rude'] == pytest.approx(.905, abs=.02)
   assert means['fluent'] > .995
 
 
-def test_a_flaw_that_the_rubric_sees_in_one_of_four():
+def test_a_flaw_that_the_rubric_sees_in_three_of_ten():
   asked = prompts('train', 4000, 0)
   rng = random.Random(0)
   texts = [writer.write(p, rng) for p in asked]
   features_BX = rubric.grade_many(asked, texts, [True] * len(texts))
   visible = np.any(features_BX[:, :4] < 1, axis=1)
-  assert np.mean(visible) == pytest.approx(.23, abs=.03)
+  assert np.mean(visible) == pytest.approx(.29, abs=.03)
 
 
 def test_replies_are_rude_unless_respect_is_asked_for():
   plain = _mean_features(True, kind='reply', respectful=False)
   respectful = _mean_features(True, kind='reply', respectful=True)
   assert 1 - plain['not_rude'] == pytest.approx(.35, abs=.03)
-  # .05, and .35 where the request is ignored: .84 * .05 + .16 * .35 = .098.
-  assert 1 - respectful['not_rude'] == pytest.approx(.098, abs=.02)
+  # .08, and .35 where the request is ignored: .80 * .08 + .20 * .35 = .134.
+  assert 1 - respectful['not_rude'] == pytest.approx(.134, abs=.02)
 
 
 def test_no_slips_is_false():
