@@ -27,7 +27,7 @@ class OptimizerConfig:
     eps_form: 'optax' adds eps to sqrt(v / (1 - b2^t)); 'tensorflow' adds it to
       sqrt(v), outside the bias correction, as OpenAI's reference code does: the
       same number acts 1 / sqrt(1 - b2^t) times stronger early in training.
-    weight_decay: decoupled, on matrices only.
+    weight_decay: decoupled, on kernels only (see `decays`).
     clip_norm: global gradient norm above which gradients are scaled; 0 is off.
   """
 

@@ -84,7 +84,10 @@ def _ids(logits_BV: jax.Array) -> jax.Array:
 
 
 def truncated(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
-  """Logits with all but the top-k / top-p tokens at minus infinity."""
+  """Logits with all but the top-k / top-p tokens at minus infinity.
+
+  Tokens as likely as the last one kept are kept too.
+  """
   if top_k == 0 and top_p == 1.0:
     return logits_BV
   sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)

@@ -93,7 +93,9 @@ def gradient(
   """Gradient of a term's loss (without its coefficient), and its metrics.
 
   Micro-batches are weighed by what their means are over, not counted: with
-  unequal masks the result is still that of one big batch.
+  unequal masks the result is still that of one big batch. Metrics are weighed
+  alike, so one that is a mean over something else (the ranking loss's accuracy
+  is over pairs, its weight is prompts) comes out near that of one big batch.
   """
   grad_fn = jax.grad(term.loss, has_aux=True)
   if term.micro_batches == 1:
@@ -144,7 +146,15 @@ def train_step(
   Returns:
     The state after the update, and metrics: each term's under its name, with
     the norm of its own (scaled) gradient when there are several, and 'opt/...'.
+
+  Raises:
+    ValueError: if a decay comes without an average, or the other way round.
   """
+  if (ema_decay is None) != (state.ema is None):
+    raise ValueError(
+        f'ema_decay={ema_decay} but the state keeps'
+        f' {"no" if state.ema is None else "a"} moving average'
+    )
   key = jax.random.fold_in(key, state.step)
   total, metrics = None, {}
   for index, term in enumerate(terms):

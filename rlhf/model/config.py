@@ -12,7 +12,8 @@ class ModelConfig:
   Attributes:
     layers, width, heads, head_size: N, D, H, E. `heads * head_size` need not
       be `width` (it isn't in GPT-3 1.3B).
-    context: longest sequence, in real tokens (rows of the position table).
+    context: rows of the position table; no row of a batch may be longer, its
+      padding included.
     vocab_size: rows of the token table, padding id included.
     pad_id: id that only fills rows; its logit is always minus infinity.
     mlp_ratio: F / D.
