@@ -139,17 +139,17 @@ def _ppo(c):
   c.data.response_tokens = 48
   c.data.ptx_row_tokens = 64
   c.ppo = common.ppo(
-      episodes=16 * 40,
+      episodes=16 * 30,
       batch=16,
       minibatches=2,
       micro_batches=8,  # As above: a few rows' logits at a time.
-      kl_coefficient=0.05,
+      kl_coefficient=0.1,
       ptx_coefficient=1.0 if c.run == 'ppo_ptx' else 0.0,
       value_warmup_iterations=5,
       ema_decay=0.98,
   )
   c.optimizer = common.adam(
-      2e-4, schedule='constant', warmup_steps=20, warmup_from=0.1
+      1e-4, schedule='constant', warmup_steps=20, warmup_from=0.1
   )
   c.value_optimizer = common.adam(
       3e-4, schedule='constant', warmup_steps=20, warmup_from=0.1
