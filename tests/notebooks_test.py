@@ -98,8 +98,10 @@ def test_runs_from_top_to_bottom(notebook, tmp_path):
       assert output.output_type != 'error', output
 
   wins = _tagged(notebook, 'win-rates')
-  models = [line[:22].strip() for line in _printed(wins).splitlines()[1:]]
-  assert models == ['base', 'SFT', 'PPO', 'PPO-ptx', 'weak RM, small beta']
+  models = [line[:16].strip() for line in _printed(wins).splitlines()[1:]]
+  assert models == [
+      'base', 'prompted base', 'SFT', 'PPO', 'PPO-ptx', 'hacked weak RM'
+  ]
   assert _images(wins) == 1
 
   last = [cell for cell in notebook.cells if cell.cell_type == 'code'][-1]
