@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stage needs which, and running them in that order."""
+"""Which stage needs which, and running them in that order.
 
+Several hosts run the same stages. The first one looks what is finished, for
+all, so that they never disagree, and a stage is over when all are through.
+"""
+
+import functools
 import importlib.util
 import logging as stdlib_logging
 import os
@@ -10,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import logging
+from etils import epath
 
 # An ml_collections.ConfigDict, whose fields no type checker can know.
 Config = Any
@@ -63,12 +69,12 @@ def load_config(spec: str) -> Config:
   return module.get_config(argument) if argument else module.get_config()
 
 
-def directory(config: Config) -> pathlib.Path:
+def directory(config: Config) -> epath.Path:
   """Where a stage works."""
-  return pathlib.Path(config.root) / config.run
+  return epath.Path(config.root) / config.run
 
 
-def finished(path: pathlib.Path) -> bool:
+def finished(path: epath.Path) -> bool:
   """Whether a stage came to its end there."""
   return (path / 'results.json').exists()
 
@@ -90,56 +96,70 @@ def run(
     MissingStageError: if one is missing and `config.prerequisites` forbids
       running it.
   """
+  from rlhf import hosts
   from rlhf.stages import STAGES
 
   path = directory(config)
-  if finished(path):
+  if hosts.agree(f'is {path} finished', lambda: finished(path)):
     logging.info('%s: finished before, in %s', config.run, path)
     return
   for name, spec in config.requires.items():
-    if finished(path.parent / name) or not _reads(config, path.parent / name):
+    earlier = _home(config, name) / name
+    if not _reads(config, earlier):
+      continue
+    if hosts.agree(
+        f'is {earlier} finished', functools.partial(finished, earlier)
+    ):
       continue
     if config.prerequisites != 'auto':
       raise MissingStageError(
-          f'{config.run} needs {path.parent / name}, which is not there. This'
+          f'{config.run} needs {earlier}, which is not there. This'
           f' makes it:\n  python launch/train.py --config={spec}'
-          f' --config.root={config.root} --config.seed={config.seed}\n'
+          f' --config.root={earlier.parent} --config.seed={config.seed}\n'
           '(with the --config.data... flags of your data), or'
           ' --config.prerequisites=auto makes it now'
       )
     logging.info('%s needs %s: running it first', config.run, name)
-    run(_earlier(config, spec), seconds=seconds)
+    run(_earlier(config, spec, str(earlier.parent)), seconds=seconds)
   start = time.monotonic()
   (stage or STAGES[config.stage])(config)
+  hosts.barrier(f'the end of {path}')
   if seconds is not None:
     seconds[config.run] = time.monotonic() - start
 
 
-def _reads(config: Config, path: pathlib.Path) -> bool:
+def _home(config: Config, name: str) -> epath.Path:
+  """The root that an earlier stage is below."""
+  root = config.get('reward_root', config.root) if name == 'rm' else config.root
+  return epath.Path(root)
+
+
+def _reads(config: Config, path: epath.Path) -> bool:
   """Whether some field of the config is a path at or below `path`."""
   for value in config.values():
     if hasattr(value, 'values'):
       if _reads(value, path):
         return True
     elif isinstance(value, str) and not value.startswith('configs/'):
-      if path in (pathlib.Path(value), *pathlib.Path(value).parents):
+      if path in (epath.Path(value), *epath.Path(value).parents):
         return True
   return False
 
 
 # What an earlier stage takes over from the one that needs it, where both have
 # it: the same experiment on the same data.
-_SHARED = ('root', 'seed', 'prerequisites', 'folder', 'mesh')
+_SHARED = ('seed', 'prerequisites', 'folder', 'mesh')
 _SHARED_DATA = ('vocabulary', 'text', 'demonstrations', 'prompts')
 
 
-def _earlier(config: Config, spec: str) -> Config:
-  """The config of an earlier stage of the same experiment."""
+def _earlier(config: Config, spec: str, root: str) -> Config:
+  """The config of an earlier stage, of the same experiment but for its root."""
   earlier = load_config(spec)
   with earlier.unlocked():
     for name in _SHARED:
       if name in earlier and name in config:
         earlier[name] = config[name]
+    earlier.root = root
     for name in _SHARED_DATA:
       if config.data[name] != earlier.data[name]:
         earlier.data[name] = config.data[name]

@@ -4,6 +4,11 @@
   python launch/train.py --config=configs/ppo_ptx.py
   python launch/train.py --config=configs/ppo_ptx.py:1.3b \
       --config.data.vocabulary=... --config.data.prompts=...
+
+On several hosts the same command runs on each, with the flags below where no
+scheduler tells who is who: see rlhf/hosts.py. Exit codes: 75 the run was told
+to stop, and has saved; 76 another host is lost. After both, the same command
+goes on from the newest checkpoint.
 """
 
 import os
@@ -21,6 +26,21 @@ from ml_collections import config_flags
 from launch import pipeline
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+_ADDRESS = flags.DEFINE_string(
+    'coordinator_address', None, 'Of several hosts the first, as HOST:PORT.'
+)
+_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'How many processes run this command.'
+)
+_INDEX = flags.DEFINE_integer(
+    'process_id', None, 'Which of them this one is, from 0.'
+)
+_START = flags.DEFINE_integer(
+    'start_seconds', 300, 'How long to wait for the other hosts to start.'
+)
+_HEARTBEAT = flags.DEFINE_integer(
+    'heartbeat_seconds', 30, 'A host that is silent for as long is lost.'
+)
 
 
 def main(argv):
@@ -28,6 +48,22 @@ def main(argv):
     raise app.UsageError(f'unknown argument {argv[1]!r}')
   pipeline.quiet_libraries()
   pipeline.keep_compiled_programs()
+  from rlhf import hosts
+
+  try:
+    with hosts.joined(
+        _ADDRESS.value,
+        _PROCESSES.value,
+        _INDEX.value,
+        start_seconds=_START.value,
+        heartbeat_seconds=_HEARTBEAT.value,
+    ):
+      _run()
+  except hosts.HostsError as error:
+    sys.exit(f'error: {error}')
+
+
+def _run():
   try:
     pipeline.run(_CONFIG.value)
   except pipeline.MissingStageError as error:

@@ -8,32 +8,48 @@ A stage's directory holds
                         model config; written once, when the stage is done
 
 The `CheckpointManager` API of orbax is used throughout, not its v1.
+
+Paths may be gs://. On several hosts every host calls these functions: each
+writes its part of the arrays, and the first one the rest.
 """
 
+import dataclasses
 import json
-import pathlib
+import os
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from safetensors import numpy as safetensors
 
-from rlhf import sharding
+from rlhf import hosts, sharding
 from rlhf.dims import Params
 from rlhf.model import ModelConfig
+
+
+def _absolute(path: str | os.PathLike) -> epath.Path:
+  """As orbax wants it; epath would put a folder before gs:// too."""
+  path = epath.Path(path)
+  return path if '://' in os.fspath(path) else path.absolute()
 
 
 class Checkpoints:
   """The checkpoints of a run in progress; the newest `keep` are kept."""
 
-  def __init__(self, directory: pathlib.Path, *, keep: int = 2):
+  def __init__(self, directory: os.PathLike, *, keep: int = 2):
+    self._directory = _absolute(directory)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=True,
+        enable_async_checkpointing=True,
+        # Hosts that listed the directory by themselves could go on from
+        # different steps: a network file system shows some of them an old list.
+        single_host_load_and_broadcast=hosts.several(),
     )
-    self._manager = ocp.CheckpointManager(
-        pathlib.Path(directory).absolute(), options=options
-    )
+    self._manager = ocp.CheckpointManager(self._directory, options=options)
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
     """Saves arrays and JSON-able facts; returns before they are on disk."""
@@ -64,6 +80,13 @@ class Checkpoints:
     )
     return step, restored['state'], restored['extra']
 
+  def newest(self) -> str:
+    """Words for the newest checkpoint that is whole."""
+    steps = ocp.utils.checkpoint_steps(self._directory)
+    if not steps:
+      return f'no checkpoint is in {self._directory} yet'
+    return f'the newest checkpoint is step {max(steps)} in {self._directory}'
+
   def close(self) -> None:
     """Waits until everything is on disk."""
     self._manager.wait_until_finished()
@@ -71,7 +94,7 @@ class Checkpoints:
 
 
 def save_model(
-    directory: pathlib.Path, params: Params, cfg: ModelConfig, facts: dict
+    directory: os.PathLike, params: Params, cfg: ModelConfig, facts: dict
 ) -> None:
   """Writes a network for later stages to read.
 
@@ -81,31 +104,40 @@ def save_model(
     cfg: how to run them.
     facts: what is worth knowing about them (metrics, step), JSON-able.
   """
-  directory = pathlib.Path(directory).absolute()
+  directory = _absolute(directory)
   # Gone first and written last, so that a directory with this file is whole.
   about = directory / 'model.json'
-  about.unlink(missing_ok=True)
+  if hosts.is_first():
+    about.unlink(missing_ok=True)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(directory / 'params', params, force=True)
-  text = json.dumps({'model': vars(cfg), 'facts': facts}, indent=2)
-  about.write_text(text + '\n')
+  text = json.dumps({'model': _described(cfg), 'facts': facts}, indent=2)
+  if hosts.is_first():
+    about.write_text(text + '\n')
+  hosts.barrier(f'{about} is written')
 
 
-def read_facts(directory: pathlib.Path) -> dict:
+def read_facts(directory: os.PathLike) -> dict:
   """The facts that `save_model` wrote into a `model/`."""
-  about = json.loads((pathlib.Path(directory) / 'model.json').read_text())
+  about = json.loads((epath.Path(directory) / 'model.json').read_text())
   return about['facts']
 
 
+def read_config(directory: os.PathLike) -> ModelConfig:
+  """The model config that `save_model` wrote into a `model/`."""
+  about = json.loads((epath.Path(directory) / 'model.json').read_text())
+  return ModelConfig(**about['model'])
+
+
 def load_model(
-    path: pathlib.Path, mesh: jax.sharding.Mesh | None = None
+    path: os.PathLike, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Params, ModelConfig, dict]:
   """Reads a network: a stage's directory, its `model/`, or a .safetensors file.
 
   Args:
     path: where.
-    mesh: the devices it is read onto, sharded as it is read; by default the
-      first device.
+    mesh: the devices it is read onto, sharded as it is read; by default this
+      host's first device.
 
   Returns:
     Parameters, model config, facts.
@@ -113,11 +145,11 @@ def load_model(
   Raises:
     FileNotFoundError: naming what was looked for.
   """
-  path = pathlib.Path(path).absolute()
+  path = _absolute(path)
   if path.suffix == '.safetensors':
     params, cfg, facts = load_safetensors(path)
     if mesh is not None:
-      params = jax.device_put(params, sharding.shardings(params, mesh))
+      params = jax.tree.map(_spread, params, sharding.shardings(params, mesh))
     return params, cfg, facts
   directory = path if (path / 'model.json').exists() else path / 'model'
   if not (directory / 'model.json').exists():
@@ -129,7 +161,7 @@ def load_model(
   cfg = ModelConfig(**about['model'])
   with ocp.StandardCheckpointer() as checkpointer:
     tree = checkpointer.metadata(directory / 'params').item_metadata.tree
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     where = (
         jax.tree.map(lambda _: one, tree)
         if mesh is None
@@ -147,28 +179,45 @@ def load_model(
   return params, cfg, about['facts']
 
 
+def _spread(leaf: Any, where: jax.sharding.Sharding) -> jax.Array:
+  """A leaf that every host holds, as one array of all of them."""
+  array = np.asarray(leaf)
+  return jax.make_array_from_callback(array.shape, where, lambda i: array[i])
+
+
+def _described(cfg: ModelConfig) -> dict:
+  """The fields of a config; which kernel it runs on is the devices' to say."""
+  return vars(dataclasses.replace(cfg, kernel='auto'))
+
+
 def save_safetensors(
-    path: pathlib.Path, params: Params, cfg: ModelConfig, facts: dict
+    path: os.PathLike, params: Params, cfg: ModelConfig, facts: dict
 ) -> None:
   """Writes a network as one portable file, names joined by '/'."""
-  named = jax.tree_util.tree_flatten_with_path(params)[0]
+  named = jax.tree_util.tree_flatten_with_path(sharding.fetch(params))[0]
   arrays = {
-      '/'.join(entry.key for entry in keys): jax.device_get(leaf)
+      '/'.join(entry.key for entry in keys): np.asarray(leaf)
       for keys, leaf in named
   }
-  metadata = {'model': json.dumps(vars(cfg)), 'facts': json.dumps(facts)}
-  safetensors.save_file(arrays, str(path), metadata)
+  metadata = {'model': json.dumps(_described(cfg)), 'facts': json.dumps(facts)}
+  if hosts.is_first():
+    epath.Path(path).write_bytes(safetensors.save(arrays, metadata))
 
 
-def load_safetensors(path: pathlib.Path) -> tuple[Params, ModelConfig, dict]:
-  """Reads what `save_safetensors` wrote."""
+def load_safetensors(path: os.PathLike) -> tuple[Params, ModelConfig, dict]:
+  """Reads what `save_safetensors` wrote.
+
+  Raises:
+    FileNotFoundError: naming the file.
+  """
+  path = epath.Path(path)
   if not path.exists():
     raise FileNotFoundError(f'no network: {path} does not exist')
-  with open(path, 'rb') as f:
-    header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
+  data = path.read_bytes()
+  header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
   about = header['__metadata__']
   params: dict = {}
-  for name, array in safetensors.load_file(str(path)).items():
+  for name, array in safetensors.load(data).items():
     *parents, leaf = name.split('/')
     node = params
     for parent in parents:

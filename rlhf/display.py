@@ -2,7 +2,8 @@
 """The terminal view of a run: bar, ETA, the numbers that matter, samples.
 
 On a terminal it is redrawn in place; elsewhere (a log file, CI) it prints a
-line ten times a stage, so that logs stay readable.
+line ten times a stage, so that logs stay readable. Of several hosts the first
+one speaks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from rlhf import hosts
 
 
 class Display:
@@ -42,7 +45,7 @@ class Display:
       console: by default the process's.
     """
     self._title, self._steps, self._headline = title, steps, headline
-    self._console = console or Console()
+    self._console = console or _console()
     self._progress = Progress(
         TextColumn('[bold]{task.description}'),
         BarColumn(),
@@ -118,4 +121,8 @@ def _number(value: Any) -> str:
 
 def say(text: str) -> None:
   """Prints a line of a stage's own news."""
-  Console().print(Text(text), soft_wrap=True)
+  _console().print(Text(text), soft_wrap=True)
+
+
+def _console() -> Console:
+  return Console(quiet=not hosts.is_first())

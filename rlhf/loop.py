@@ -5,6 +5,8 @@ It knows nothing of losses: a stage gives it `step(state, index) -> (state,
 metrics)`. Metrics are read one step late, after the next step is dispatched, so
 that reading them never holds up the device (and never more than one step is in
 flight, without which meshes of fake CPU devices dead-lock).
+
+On several hosts all run the loop, and the first one writes what comes of it.
 """
 
 import contextlib
@@ -14,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import logging
 
+from rlhf import hosts, sharding, watch
 from rlhf.checkpoint import Checkpoints
 from rlhf.display import Display
 from rlhf.workdir import Workdir
@@ -32,6 +34,8 @@ class LoopConfig:
     save_every: checkpoints, besides the one at the end.
     keep: checkpoints kept.
     tensorboard: write event files as well.
+    step_timeout: seconds; on several hosts a process that completes no step
+      (nor an evaluation) for as long ends the run. The first step compiles.
   """
 
   log_every: int = 10
@@ -39,6 +43,7 @@ class LoopConfig:
   save_every: int = 0
   keep: int = 2
   tensorboard: bool = True
+  step_timeout: float = 1800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,50 +87,71 @@ def run(
 
   Raises:
     FloatingPointError: when a metric is not finite, naming it and the step.
+    watch.StoppedError: when SIGTERM asked the run to save and end.
   """
+  hosts.check_shared(workdir.path)
   checkpoints = Checkpoints(workdir.path / 'checkpoints', keep=config.keep)
-  start = 0
-  restored = checkpoints.restore(state)
-  if restored is not None:
-    start, state, _ = restored
-    logging.info('%s: resumed %s at step %d', title, workdir.path, start)
-
+  done, state = _resume(title, state, checkpoints, workdir)
   clock = time.monotonic()
   with (
+      watch.describing(lambda: f' at step {done + 1}; {checkpoints.newest()}'),
+      watch.Watchdog(config.step_timeout) as watchdog,
       # Whatever stops a run, what it has saved so far gets to the disk.
       contextlib.closing(checkpoints),
       contextlib.closing(workdir),
       Display(title, steps, headline) as display,
+      watchdog.closing_after_an_error(),
   ):
     late = []
 
     def read_late():
       while late:
         index, metrics = late.pop()
-        numbers = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        numbers = {k: float(v) for k, v in sharding.fetch(metrics).items()}
+        watchdog.beat()
         _check_finite(title, index, numbers)
         numbers['seconds'] = time.monotonic() - clock
         if _due(index, config.log_every, steps):
           workdir.scalars(index, numbers)
         display.update(index, numbers)
 
-    for index in range(start, steps):
+    for index in range(done, steps):
       state, metrics = step(state, index)
-      done = index + 1
       read_late()
+      done = index + 1
       late.append((done, metrics))
       if evaluate and _due(done, config.evaluate_every, steps):
-        evaluation = evaluate(state, done)
-        workdir.scalars(done, evaluation.metrics)
-        workdir.samples(done, evaluation.samples)
-        display.update(index, evaluation.metrics)
-        display.samples(evaluation.samples)
-      if config.save_every and _due(done, config.save_every, steps):
+        _report(evaluate(state, done), done, workdir, display)
+        watchdog.beat()
+      stop = done < steps and hosts.stopping(done)
+      if stop or (config.save_every and _due(done, config.save_every, steps)):
         # Only a state whose own metrics are finite is worth going on from.
         read_late()
         checkpoints.save(done, state, {'title': title})
+        watchdog.beat()
+      if stop:
+        raise watch.StoppedError(
+            f'told to stop (SIGTERM): saved step {done} in {workdir.path}'
+        )
     read_late()
   return state
+
+
+def _resume(title, state, checkpoints, workdir):
+  """`(completed steps, state)` of the newest checkpoint, or `(0, state)`."""
+  restored = checkpoints.restore(state)
+  if restored is None:
+    return 0, state
+  done, state, _ = restored
+  logging.info('%s: resumed %s at step %d', title, workdir.path, done)
+  return done, state
+
+
+def _report(evaluation, done, workdir, display):
+  workdir.scalars(done, evaluation.metrics)
+  workdir.samples(done, evaluation.samples)
+  display.update(done - 1, evaluation.metrics)
+  display.samples(evaluation.samples)
 
 
 def _due(done: int, every: int, steps: int) -> bool:

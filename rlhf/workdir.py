@@ -7,24 +7,39 @@
   results.json    what the stage found out, once, at its end
   checkpoints/    see rlhf/checkpoint.py
   model/          the network it hands on
+
+The directory may be one of an object store (gs://). Of several hosts the first
+one writes; all read.
 """
 
 import json
-import pathlib
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
+
+from rlhf import hosts
+
+# An object store has no appending: what has come since is kept for so long, and
+# then written with all that is there. A run that is killed loses it; it is of
+# steps that the run does again, or the end of them.
+UPLOAD_SECONDS = 30
 
 
 class Workdir:
   """A stage's directory. Lines are appended; nothing is rewritten."""
 
-  def __init__(self, path: str | pathlib.Path, *, tensorboard: bool = True):
-    self.path = pathlib.Path(path)
-    self.path.mkdir(parents=True, exist_ok=True)
+  def __init__(self, path: str | os.PathLike, *, tensorboard: bool = True):
+    self.path = epath.Path(path)
+    self._first = hosts.is_first()
+    if self._first:
+      self.path.mkdir(parents=True, exist_ok=True)
     self._tensorboard = tensorboard
     self._writer: Any = None
+    self._lines: dict[str, _Lines] = {}
 
   @property
   def finished(self) -> bool:
@@ -33,6 +48,8 @@ class Workdir:
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes `name`.json whole: through a new file, so never half of it."""
+    if not self._first:
+      return
     path = self.path / f'{name}.json'
     new = path.with_suffix('.json.new')
     new.write_text(json.dumps(value, indent=2, default=_plain) + '\n')
@@ -48,6 +65,8 @@ class Workdir:
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one line of metrics."""
+    if not self._first:
+      return
     line = {'step': step} | {k: float(v) for k, v in values.items()}
     self._append('metrics.jsonl', line)
     if self._tensorboard:
@@ -55,6 +74,8 @@ class Workdir:
 
   def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Appends sampled completions: rows of {prompt, response, score, ...}."""
+    if not self._first:
+      return
     for row in rows:
       self._append('samples.jsonl', {'step': step, **row})
     if self._tensorboard and rows:
@@ -65,14 +86,20 @@ class Workdir:
       self._summaries().write_texts(step, {'samples': text})
 
   def close(self) -> None:
+    for lines in self._lines.values():
+      lines.close()
+    self._lines.clear()
     if self._writer is not None:
       self._writer.flush()
       self._writer.close()
       self._writer = None
 
   def _append(self, name: str, line: Mapping[str, Any]) -> None:
-    with open(self.path / name, 'a', encoding='utf-8') as f:
-      f.write(json.dumps(line, default=_plain, ensure_ascii=False) + '\n')
+    if name not in self._lines:
+      self._lines[name] = _Lines(self.path / name)
+    self._lines[name].append(
+        json.dumps(line, default=_plain, ensure_ascii=False) + '\n'
+    )
 
   def _summaries(self):
     if self._writer is None:
@@ -83,6 +110,33 @@ class Workdir:
           metric_writers.SummaryWriter(str(self.path))
       )
     return self._writer
+
+
+class _Lines:
+  """A file that lines are appended to, on a disk or in an object store."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._remote = '://' in os.fspath(path)
+    self._text: list[str] = []
+    if self._remote and path.exists():
+      self._text.append(path.read_text())
+    self._written = time.monotonic()
+
+  def append(self, line: str) -> None:
+    if not self._remote:
+      with open(self._path, 'a', encoding='utf-8') as f:
+        f.write(line)
+      return
+    self._text.append(line)
+    if time.monotonic() - self._written >= UPLOAD_SECONDS:
+      self.close()
+
+  def close(self) -> None:
+    if self._remote:
+      # Whole: a reader sees the old object or the new one.
+      self._path.write_text(''.join(self._text))
+      self._written = time.monotonic()
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 """The outer loop around a step that only counts."""
 
 import json
+import os
+import signal
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf import loop
+from rlhf import hosts, loop, watch
 from rlhf.checkpoint import Checkpoints
 from rlhf.loop import Evaluation, LoopConfig
 from rlhf.workdir import Workdir
@@ -138,6 +140,27 @@ def test_an_interrupted_run_goes_on_where_it_was_saved(tmp_path):
   begun.clear()
   assert _run(tmp_path, step, save_every=2)['n'] == 7
   assert begun == []
+
+
+def test_sigterm_saves_and_ends_after_the_step(tmp_path, capsys):
+  def step(state, index):
+    if index == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return _count(state, index)
+
+  # As launch/train.py runs it; nothing is due to be saved by itself.
+  with pytest.raises(SystemExit) as ended, hosts.joined():
+    _run(tmp_path, step)
+  assert ended.value.code == watch.STOPPED == 75
+  said = f'error: told to stop (SIGTERM): saved step 4 in {tmp_path}'
+  assert said in capsys.readouterr().err
+  saved, state, _ = Checkpoints(tmp_path / 'checkpoints').restore(
+      {'n': jnp.zeros((), jnp.int32)}
+  )
+  assert saved == 4 and state['n'] == 4
+  # The next run is not told to.
+  assert _run(tmp_path)['n'] == 7
+  assert [line['step'] for line in _lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_nothing_is_saved_unless_asked(tmp_path):

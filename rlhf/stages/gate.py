@@ -2,7 +2,8 @@
 """Before PPO: do its numbers fit, and is its reward model strong enough?"""
 
 import json
-import pathlib
+
+from etils import epath
 
 from rlhf.display import say
 from rlhf.stages import setup as setup_lib
@@ -29,6 +30,17 @@ def check_sizes(config: setup_lib.Config) -> None:
         f'ppo.batch={c.batch} must be a multiple of ppo.minibatches='
         f'{c.minibatches} times ppo.micro_batches={c.micro_batches}'
     )
+  ptx_rows = c.ptx_ratio * (c.batch // c.minibatches)
+  if c.ptx_micro_batches and ptx_rows % c.ptx_micro_batches:
+    raise ValueError(
+        f'ppo.ptx_micro_batches={c.ptx_micro_batches} does not divide the'
+        f' {ptx_rows} rows of pretraining text of an update'
+    )
+  for name in ('rollout_rows', 'score_rows'):
+    if c[name] and c.batch % c[name]:
+      raise ValueError(
+          f'ppo.{name}={c[name]} does not divide ppo.batch={c.batch}'
+      )
   if c.whiten_rewards and c.batch // c.minibatches < 8:
     raise ValueError(
         'ppo.whiten_rewards wants at least 8 rows a minibatch, got'
@@ -48,8 +60,8 @@ def check_reward_model(config: setup_lib.Config) -> str | None:
   Returns:
     The warning, or None.
   """
-  results = _results(pathlib.Path(config.reward_model))
-  comparisons = _results(pathlib.Path(config.root) / 'comparisons')
+  results = _results(epath.Path(config.reward_model))
+  comparisons = _results(epath.Path(config.root) / 'comparisons')
   ceiling = comparisons.get('ceiling', config.get('labeler_agreement'))
   if 'accuracy' not in results or ceiling is None:
     warning = (
@@ -76,6 +88,6 @@ def check_reward_model(config: setup_lib.Config) -> str | None:
   return warning
 
 
-def _results(directory: pathlib.Path) -> dict:
+def _results(directory: epath.Path) -> dict:
   path = directory / 'results.json'
   return json.loads(path.read_text()) if path.exists() else {}

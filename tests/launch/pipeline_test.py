@@ -119,9 +119,16 @@ def test_a_network_that_lies_elsewhere_is_not_made_again(ran, tmp_path):
   (tmp_path / 'rl_init').mkdir()
   (tmp_path / 'rl_init' / 'results.json').write_text('{}')
   config = _config('configs/ppo_ptx.py:1.3b', tmp_path)
-  with pytest.raises(pipeline.MissingStageError, match='ppo_ptx needs.*rm'):
+  assert config.reward_model == 'runs/6b/rm'
+  config.reward_root = str(tmp_path / '6b')
+  with pytest.raises(pipeline.MissingStageError) as raised:
     pipeline.run(config)
-  config.reward_model = 'runs/6b/rm'
+  assert f'ppo_ptx needs {tmp_path}/6b/rm' in str(raised.value)
+  assert (
+      f'--config=configs/rm.py:6b --config.root={tmp_path}/6b '
+      in str(raised.value)
+  )
+  config.reward_model = 'elsewhere/rm'
   pipeline.run(config)
   assert [run for _, run, *_ in ran] == ['ppo_ptx']
 
