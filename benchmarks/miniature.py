@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from rlhf import experience, model, optim, sampling, update
-from rlhf.losses import language_loss
+from rlhf.likelihood import log_probs_of
+from rlhf.losses import language_loss, next_tokens
 
 CFG = model.ModelConfig(**model.SIZES['mini'], vocab_size=271, pad_id=0)
 ROWS, ROW_TOKENS = 16, 64
@@ -44,8 +45,8 @@ def train_seconds(params) -> float:
   def loss(params, tokens_BT, key):
     del key
     x_BTD = model.forward(params, tokens_BT, jnp.ones_like(tokens_BT), CFG)
-    logits_BTV = model.lm_logits(params, x_BTD, CFG)
-    return language_loss(logits_BTV, tokens_BT, jnp.ones_like(tokens_BT, bool))
+    scores = log_probs_of(params, x_BTD, next_tokens(tokens_BT), CFG)
+    return language_loss(*scores, jnp.ones_like(tokens_BT, bool))
 
   tx = optim.optimizer(optim.OptimizerConfig(learning_rate=1e-3))
   step = jax.jit(

@@ -39,13 +39,15 @@ def base(stage: str, run: str, size: str) -> Any:
   # command does.
   c.prerequisites = 'auto' if size == 'mini' else 'require'
   c.requires = config_dict.ConfigDict()  # Directory below root -> its config.
-  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  # Devices along each axis (rlhf/sharding.py); -1: all that are left.
+  c.mesh = dict(data=1, fsdp=-1, tensor=1, sequence=1)
   c.loop = dict(
       log_every=10,
       evaluate_every=0,
       save_every=0 if size == 'mini' else 100,
       keep=2,
       tensorboard=True,
+      step_timeout=1800.0,  # Seconds; on several hosts only. 0: never.
   )
   c.data = miniature_data() if size == 'mini' else gpt3_data()
   return c
@@ -64,6 +66,9 @@ def miniature_data() -> dict:
       row_tokens=64,
       pack=True,
       limits=dict(prompts_validation=200),
+      planned=dict(
+          text_tokens=12_300_000, demonstrations=4_000, rankings=12_000
+      ),
       validation_share=0.05,  # Of files' rows.
   )
 
@@ -84,14 +89,25 @@ def gpt3_data() -> dict:
       response_tokens=1024,  # Paper, C.
       row_tokens=2048,  # Paper, C: GPT-3's context.
       pack=False,
+      # How much there will be, for launch/plan.py; a run counts its own.
+      planned=dict(
+          text_tokens=300e9,  # Brown et al. 2020, 2.2.
+          demonstrations=12_725,  # Paper, A.3: 11,295 + 1,430.
+          rankings=33_207,  # Paper, A.3: 6,623 + 26,584.
+      ),
       limits=dict(),
       validation_share=0.05,  # Ours; by user, where rows name one.
   )
 
 
+def below(c: config_dict.ConfigDict, field: str, path: str):
+  """`path` below the folder that a field names, wherever a flag may move it."""
+  return c.get_ref(field) + f'/{path}'
+
+
 def below_root(c: config_dict.ConfigDict, path: str):
-  """`path` below the root, wherever a flag may move that."""
-  return c.get_ref('root') + f'/{path}'
+  """`path` below the experiment's root."""
+  return below(c, 'root', path)
 
 
 def placeholder():
@@ -137,7 +153,18 @@ def ppo(**changes) -> Any:
       batch=512,  # Paper, C.4.
       minibatches=8,  # Paper, C.4: of 64.
       inner_epochs=1,  # Paper, C.4.
-      micro_batches=1,
+      micro_batches=1,  # Above 1: gradient accumulation.
+      ptx_micro_batches=0,  # 0: as many.
+      rollout_tensor=0,  # Devices that share a copy while decoding; 0: mesh's.
+      rollout_rows=0,  # Prompts that are answered at a time; 0: the batch.
+      score_rows=0,  # Responses that are read at a time; 0: the batch.
+      # The mesh axes that each network's weights are spread over.
+      spread=dict(
+          policy=('fsdp', 'tensor', 'sequence'),
+          value=('fsdp', 'tensor', 'sequence'),
+          reference=('fsdp', 'tensor', 'sequence'),
+          reward=('fsdp', 'tensor', 'sequence'),
+      ),
       kl_coefficient=0.02,  # Paper, C.4.
       adaptive_kl=dict(),  # Ours, off; {target, horizon} of Ziegler et al.
       clip=0.2,  # Paper, C.4.

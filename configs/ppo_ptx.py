@@ -4,7 +4,7 @@ r"""Step 3: PPO-ptx, which the paper calls InstructGPT.
   python launch/train.py --config=configs/ppo_ptx.py         # miniature
   python launch/train.py --config=configs/ppo_ptx.py:1.3b \
       --config.data.vocabulary=gpt2_bpe/ --config.data.prompts=p.jsonl.gz \
-      --config.data.text=text.jsonl.gz --config.reward_model=runs/6b/rm
+      --config.data.text=text.jsonl.gz --config.reward_root=runs/6b
 
 Expected (miniature): wins against SFT, 61.6 % [60.4, 62.8] of votes over three
 seeds; four minutes on one CPU core.
@@ -18,9 +18,12 @@ def get_config(size: str = 'mini'):
   mini = size == 'mini'
   start = 'sft' if mini else 'rl_init'
   c.init_from = common.below_root(c, start)
-  c.reward_model = common.below_root(c, 'rm')  # Paper, 3.4: always 6B.
+  # Paper, 3.4: a reward model of 6B whatever the policy's size, so it is an
+  # experiment of its own.
+  c.reward_root = c.get_ref('root') if mini else 'runs/6b'
+  c.reward_model = common.below(c, 'reward_root', 'rm')
   c.requires[start] = f'configs/{start}.py:{size}'
-  c.requires.rm = f'configs/rm.py:{size}'
+  c.requires.rm = 'configs/rm.py:mini' if mini else 'configs/rm.py:6b'
   c.labeler_agreement = 0.726  # Paper, 3.3; what the gate takes for ceiling.
   c.temperature = 1.0  # Paper, C.4.
   c.data.ptx_row_tokens = 64 if mini else 2048  # Paper, C.4: the context.

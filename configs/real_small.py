@@ -84,7 +84,7 @@ def _pretrain(c):
       context=256,
       init_std=None,  # Ours: see ModelConfig.
       dtype='float32',
-      remat=False,
+      remat='none',
   )
   c.batch = 8
   c.micro_batches = 8  # Logits of one row at a time stay near the cache.

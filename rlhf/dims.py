@@ -17,6 +17,7 @@ explanation, and trees carry none.
   E  size of each head
   N  layers
   F  MLP width
+  G  shares of a batch, one on each copy of the model
   V  vocabulary
   X  features of a response in the embedded world's rubric
 """

@@ -8,16 +8,20 @@ state *before* it (detail 32 in docs/details.md).
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rlhf import advantages as adv
 from rlhf import model as lm
+from rlhf import sharding
 from rlhf.dims import Metrics, Params
-from rlhf.losses import token_log_probs
+from rlhf.likelihood import log_probs_of
 from rlhf.masking import last_index, masked_mean, whiten
-from rlhf.sampling import Samples, tempered
+from rlhf.sampling import Samples
 from rlhf.update import split_batch
 
 
@@ -52,6 +56,8 @@ class ExperienceConfig:
     gamma, lam: of GAE.
     whiten_rewards: scale token rewards to unit variance (mean kept).
     missing_eos_score: what replaces the score of a response that was cut.
+    rows: responses that go through a network at a time; 0 is all. Bounds the
+      memory of scoring, changes nothing else.
   """
 
   temperature: float = 1.0
@@ -59,6 +65,7 @@ class ExperienceConfig:
   lam: float = 0.95
   whiten_rewards: bool = False
   missing_eos_score: float | None = None
+  rows: int = 0
 
 
 @jax.tree_util.register_dataclass
@@ -85,8 +92,14 @@ def response_log_probs(
   x_BTD = lm.forward(params, tokens_BT, segment_ids_BT, cfg)
   # The state before the first response token is that of the prompt's last.
   x_BRD = x_BTD[:, -response_tokens - 1 : -1]
-  logits_BRV = tempered(lm.lm_logits(params, x_BRD, cfg), temperature)
-  return token_log_probs(logits_BRV, tokens_BT[:, -response_tokens:])
+  log_probs_BR, _ = log_probs_of(
+      params,
+      x_BRD,
+      tokens_BT[:, -response_tokens:],
+      cfg,
+      temperature=temperature,
+  )
+  return log_probs_BR
 
 
 def response_scalars(
@@ -169,25 +182,15 @@ def make_experience(
   tokens_BT = jnp.concatenate([prompts_BP, samples.tokens_BR], axis=1)
   segment_ids_BT = jnp.concatenate([prompt_mask_BP, mask_BR], axis=1)
   segment_ids_BT = segment_ids_BT.astype(jnp.int32)
-  sequence = (tokens_BT, segment_ids_BT)
-
-  def log_probs(params):
-    log_probs_BR = response_log_probs(
-        params,
-        *sequence,
-        cfg=policy_cfg,
-        response_tokens=mask_BR.shape[1],
-        temperature=config.temperature,
-    )
-    return jnp.where(mask_BR, log_probs_BR, 0.0)
-
-  log_probs_BR = log_probs(networks.policy)
-  reference_BR = log_probs(networks.reference)
-  scores = response_scores(networks.reward, *sequence, mask_BR, cfg=reward_cfg)
-  values_BR = response_values(
-      networks.value, *sequence, mask_BR, cfg=reward_cfg
+  read = functools.partial(
+      _read, networks, policy_cfg, reward_cfg, config.temperature
   )
-  values_BR = jnp.where(mask_BR, values_BR, 0.0)
+  *by_token, scores = in_parts(
+      read, (tokens_BT, segment_ids_BT, mask_BR), config.rows
+  )
+  log_probs_BR, reference_BR, values_BR = [
+      jnp.where(mask_BR, x_BR, 0.0) for x_BR in by_token
+  ]
 
   rewards_BR = adv.token_rewards(
       adv.missing_eos_scores(
@@ -212,8 +215,57 @@ def make_experience(
       advantages_BR=advantages_BR,
       returns_BR=returns_BR,
   )
+  experience = sharding.constrain_rows(experience)
   metrics = _rollout_metrics(experience, samples, scores, reference_BR)
   return experience, scores, metrics
+
+
+def _read(networks, policy_cfg, reward_cfg, temperature, rows):
+  """What the four networks say of some rows: 3 arrays BR, and scores [B]."""
+  tokens_BT, segment_ids_BT, mask_BR = rows
+  by_policy, by_reference = [
+      response_log_probs(
+          params,
+          tokens_BT,
+          segment_ids_BT,
+          cfg=policy_cfg,
+          response_tokens=mask_BR.shape[1],
+          temperature=temperature,
+      )
+      for params in (networks.policy, networks.reference)
+  ]
+  scores = response_scores(networks.reward, *rows, cfg=reward_cfg)
+  values_BR = response_values(networks.value, *rows, cfg=reward_cfg)
+  return by_policy, by_reference, values_BR, scores
+
+
+def in_parts(function: Callable, rows: Any, size: int) -> Any:
+  """`function(rows)`, for `size` of the rows at a time.
+
+  Args:
+    function: of a tree of arrays to one; rows don't see each other.
+    rows: arrays with a leading batch axis.
+    size: 0, or rows a part, as many as there are being all.
+
+  Raises:
+    ValueError: if it does not divide the batch.
+  """
+  batch = jax.tree.leaves(rows)[0].shape[0]
+  if not size or size == batch:
+    return function(rows)
+  if batch % size:
+    raise ValueError(
+        f'ppo.score_rows={size} does not divide a batch of {batch} rows'
+    )
+
+  def split(x):
+    # Every n-th row, so that a part has rows of every device.
+    return jnp.moveaxis(x.reshape(size, -1, *x.shape[1:]), 1, 0)
+
+  def join(parts):
+    return jnp.moveaxis(parts, 0, 1).reshape(batch, *parts.shape[2:])
+
+  return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, rows)))
 
 
 def _rollout_metrics(experience, samples, scores, reference_BR) -> Metrics:
@@ -271,5 +323,5 @@ def minibatches(
       white_BR = whiten(part.advantages_BR, part.mask_BR)
       part = dataclasses.replace(part, advantages_BR=white_BR)
     part = split_batch(part, micro_batches)
-    parts.append(part)
+    parts.append(sharding.constrain_rows(part, stacked=micro_batches > 1))
   return parts

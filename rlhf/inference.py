@@ -3,14 +3,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf import experience
+from rlhf import experience, sharding
 from rlhf import model as lm
 from rlhf.data import packing
 from rlhf.data.prompting import PromptFormat
@@ -71,17 +71,19 @@ class Codec:
     return self.vocabulary.decode(list(ids)).strip()
 
 
-_generate = jax.jit(generate, static_argnames=('cfg', 'sampling'))
+@functools.cache
+def _on(mesh: jax.sharding.Mesh | None, function: Callable, **static) -> Any:
+  """`function` with its static arguments, jitted for a mesh."""
+  bound = functools.partial(function, **static)
+  return jax.jit(sharding.under(mesh, bound) if mesh else bound)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg',))
 def _scores(params, tokens_BT, segment_ids_BT, mask_BR, *, cfg):
   return experience.response_scores(
       params, tokens_BT, segment_ids_BT, mask_BR, cfg=cfg
   )
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'temperature'))
 def _log_probs(params, tokens_BT, segment_ids_BT, mask_BR, *, cfg, temperature):
   log_probs_BR = experience.response_log_probs(
       params,
@@ -92,6 +94,12 @@ def _log_probs(params, tokens_BT, segment_ids_BT, mask_BR, *, cfg, temperature):
       temperature=temperature,
   )
   return sequence_log_prob(log_probs_BR, mask_BR)
+
+
+def _put(arrays: tuple, mesh: jax.sharding.Mesh | None) -> tuple:
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, arrays)
+  return sharding.put_batch(arrays, mesh)
 
 
 def complete(
@@ -119,18 +127,13 @@ def complete(
     Completions in the order of `prompts`.
   """
   encoded = [codec.encode_prompt(prompt) for prompt in prompts]
+  params, mesh = rollout_weights(params, cfg)
+  program = _on(mesh, generate, cfg=cfg, sampling=sampling)
   completions = []
   for start, rows in _batches(encoded, batch):
-    tokens_BP, mask_BP = packing.left_pad(rows, codec.prompt_tokens, cfg.pad_id)
-    samples = jax.device_get(
-        _generate(
-            params,
-            tokens_BP,
-            mask_BP,
-            jax.random.fold_in(key, start),
-            cfg=cfg,
-            sampling=sampling,
-        )
+    padded = packing.left_pad(rows, codec.prompt_tokens, cfg.pad_id)
+    samples = sharding.fetch(
+        program(params, *_put(padded, mesh), jax.random.fold_in(key, start))
     )
     for row in range(min(batch, len(prompts) - start)):
       ids = samples.tokens_BR[row][samples.mask_BR[row]].tolist()
@@ -158,9 +161,9 @@ def reward_scores(
     batch: int = 128,
 ) -> np.ndarray:
   """A reward model's score of each completion, f32 [n]."""
-  function = functools.partial(_scores, params, cfg=cfg)
+  program = _on(sharding.mesh_of(params), _scores, cfg=cfg)
   return _over(
-      function, cfg, completions, prompt_tokens, response_tokens, batch
+      program, params, cfg, completions, prompt_tokens, response_tokens, batch
   )
 
 
@@ -175,16 +178,31 @@ def log_probs(
     batch: int = 128,
 ) -> np.ndarray:
   """A policy's log-probability of each whole response, nats, f32 [n]."""
-  function = functools.partial(
-      _log_probs, params, cfg=cfg, temperature=temperature
-  )
+  mesh = sharding.mesh_of(params)
+  program = _on(mesh, _log_probs, cfg=cfg, temperature=temperature)
   return _over(
-      function, cfg, completions, prompt_tokens, response_tokens, batch
+      program, params, cfg, completions, prompt_tokens, response_tokens, batch
   )
 
 
-def _over(function, cfg, completions, prompt_tokens, response_tokens, batch):
-  """Applies `function(tokens_BT, segment_ids_BT, mask_BR)` in batches."""
+def rollout_weights(
+    params: Params, cfg: lm.ModelConfig
+) -> tuple[Params, jax.sharding.Mesh | None]:
+  """Weights laid out for decoding, and their mesh (None off a mesh)."""
+  mesh = sharding.mesh_of(params)
+  if mesh is None or mesh.size == 1:
+    return params, mesh
+  mesh = sharding.rollout_mesh(mesh)
+  where = sharding.shardings(params, mesh, ('tensor',))
+  cast = functools.partial(lm.cast_weights, cfg=cfg)
+  return jax.jit(cast, out_shardings=where)(params), mesh
+
+
+def _over(
+    program, params, cfg, completions, prompt_tokens, response_tokens, batch
+):
+  """Applies `program(params, tokens_BT, segment_ids_BT, mask_BR)` in parts."""
+  mesh = sharding.mesh_of(params)
   values = []
   for _, rows in _batches(completions, batch):
     prompts_BP, prompt_mask_BP = packing.left_pad(
@@ -195,14 +213,9 @@ def _over(function, cfg, completions, prompt_tokens, response_tokens, batch):
     )
     tokens_BT = np.concatenate([prompts_BP, responses_BR], axis=1)
     segment_ids_BT = np.concatenate([prompt_mask_BP, real_BR], axis=1)
-    values.append(
-        function(
-            jnp.asarray(tokens_BT),
-            jnp.asarray(segment_ids_BT, jnp.int32),
-            jnp.asarray(real_BR, bool),
-        )
-    )
-  return np.concatenate(jax.device_get(values))[: len(completions)]
+    arrays = (tokens_BT, segment_ids_BT.astype(np.int32), real_BR.astype(bool))
+    values.append(program(params, *_put(arrays, mesh)))
+  return np.concatenate(sharding.fetch(values))[: len(completions)]
 
 
 def _batches(rows: Sequence, batch: int) -> Iterator[tuple[int, list]]:
@@ -233,4 +246,6 @@ def greedy(
 ):
   """Most likely continuations of left-padded prompts: `Samples`."""
   key = jax.random.key(0)  # Nothing is drawn at temperature 0.
-  return _generate(params, tokens_BP, mask_BP, key, cfg=cfg, sampling=sampling)
+  params, mesh = rollout_weights(params, cfg)
+  program = _on(mesh, generate, cfg=cfg, sampling=sampling)
+  return program(params, *_put((tokens_BP, mask_BP), mesh), key)

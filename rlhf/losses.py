@@ -13,7 +13,9 @@ from rlhf.dims import Metrics
 from rlhf.masking import masked_mean, masked_sum
 
 
-def token_log_probs(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+def token_log_probs(
+    logits_BTV: jax.Array, tokens_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each token under its own logits.
 
   Args:
@@ -22,11 +24,19 @@ def token_log_probs(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
     tokens_BT: int, the tokens to score.
 
   Returns:
-    log_probs_BT in nats, f32.
+    log_probs_BT in nats, f32, and hits_BT: bool, no token is likelier.
   """
   logits_BTV = logits_BTV.astype(jnp.float32)
-  picked_BT1 = jnp.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)
-  return picked_BT1[..., 0] - jax.nn.logsumexp(logits_BTV, axis=-1)
+  ids_BTV = jax.lax.broadcasted_iota(
+      jnp.int32, logits_BTV.shape, logits_BTV.ndim - 1
+  )
+  # A sum over a mask and not a gather: where V is split over devices each adds
+  # what it has, and the gradient is no scatter.
+  picked_BT = jnp.sum(
+      logits_BTV, axis=-1, where=ids_BTV == tokens_BT[..., None]
+  )
+  log_probs_BT = picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+  return log_probs_BT, picked_BT >= jnp.max(logits_BTV, axis=-1)
 
 
 def next_tokens(tokens_BT: jax.Array) -> jax.Array:
@@ -39,7 +49,7 @@ def next_tokens(tokens_BT: jax.Array) -> jax.Array:
 
 
 def language_loss(
-    logits_BTV: jax.Array, tokens_BT: jax.Array, loss_mask_BT: jax.Array
+    log_probs_BT: jax.Array, hits_BT: jax.Array, loss_mask_BT: jax.Array
 ) -> tuple[jax.Array, Metrics]:
   """Masked next-token cross-entropy: of pretraining, SFT and the ptx term.
 
@@ -48,21 +58,18 @@ def language_loss(
   Ouyang et al. 2022, section 3.4 (SFT; the last term of equation 2).
 
   Args:
-    logits_BTV: float, raw logits at each position (unshifted: position t
-      predicts token t + 1).
-    tokens_BT: int32.
-    loss_mask_BT: bool, True where *this token* is a target. The first token of
-      a row can't be one: nothing precedes it.
+    log_probs_BT: float, at position t the log-probability of token t + 1
+      (`likelihood.log_probs_of` the `next_tokens`), nats.
+    hits_BT: bool, whether that token is the most likely one.
+    loss_mask_BT: bool, unshifted: True where *this token* is a target. The
+      first token of a row can't be one: nothing precedes it.
 
   Returns:
     Loss in nats per target token, f32 scalar, and metrics: 'loss', 'accuracy'
     (fraction of targets that are the most likely token), 'weight' (targets).
   """
-  targets_BT = next_tokens(tokens_BT)
   mask_BT = next_tokens(loss_mask_BT).at[:, -1].set(False)
-  log_probs_BT = token_log_probs(logits_BTV, targets_BT)
   loss = -masked_mean(log_probs_BT, mask_BT)
-  hits_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
   return loss, {
       'loss': loss,
       'accuracy': masked_mean(hits_BT, mask_BT),

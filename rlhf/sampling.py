@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rlhf import model as lm
 from rlhf.dims import Params
 from rlhf.masking import is_in
+from rlhf.sharding import constrain, everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,21 +63,6 @@ class Samples:
   finished: jax.Array
 
 
-def tempered(logits_BV: jax.Array, temperature: float) -> jax.Array:
-  """Logits over the temperature; at 0 those of the most likely token alone.
-
-  The same division belongs into every log-probability of the policy and of its
-  reference (detail 13 in docs/details.md), so it has one home.
-  """
-  if temperature == 1.0:
-    return logits_BV
-  if temperature > 0.0:
-    return logits_BV / temperature
-  best_B1 = jnp.argmax(logits_BV, axis=-1, keepdims=True)
-  chosen_BV = _ids(logits_BV) == best_B1
-  return jnp.where(chosen_BV, 0.0, -jnp.inf)
-
-
 def _ids(logits_BV: jax.Array) -> jax.Array:
   """The index along the last axis, int32, of the shape of `logits_BV`."""
   shape = logits_BV.shape
@@ -114,7 +100,7 @@ def draw(
   Returns:
     tokens_B int32 and log_probs_B f32.
   """
-  logits_BV = tempered(logits_BV.astype(jnp.float32), sampling.temperature)
+  logits_BV = lm.tempered(logits_BV.astype(jnp.float32), sampling.temperature)
   logits_BV = truncated(logits_BV, sampling.top_k, sampling.top_p)
   log_probs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   cdf_BV = jnp.cumsum(jnp.exp(log_probs_BV), axis=-1)
@@ -155,6 +141,7 @@ def generate(
   """
   batch, prompt_length = prompts_BP.shape
   steps = sampling.max_tokens
+  key = everywhere(key)
   x_BD, cache = lm.prefill(
       params, prompts_BP, prompt_mask_BP, cfg, slots=prompt_length + steps
   )
@@ -171,7 +158,7 @@ def generate(
 
   def one_token(carry):
     t, x_BD, cache, samples = carry
-    logits_BV = lm.lm_logits(params, x_BD, cfg)
+    logits_BV = constrain(lm.lm_logits(params, x_BD, cfg), 'draw_BV')
     draw_key = jax.random.fold_in(key, t)
     tokens_B, log_probs_B = draw(logits_BV, draw_key, sampling)
     alive = ~samples.finished

@@ -11,8 +11,7 @@ algorithm, since Adam forgets the scale of what it is given, gamma included.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -189,6 +188,7 @@ def create_state(
     mesh: jax.sharding.Mesh,
     *,
     ema: bool = False,
+    spread: Sequence[str] = sharding.SPREAD,
 ) -> TrainState:
   """`new_state`, made sharded: no device ever holds the whole of it.
 
@@ -198,8 +198,8 @@ def create_state(
   def make(params):
     return new_state(jax.tree.map(jnp.copy, params), tx, ema=ema)
 
-  where = sharding.shardings(jax.eval_shape(make, params), mesh)
-  return jax.jit(make, out_shardings=where)(params)
+  where = sharding.shardings(jax.eval_shape(make, params), mesh, spread)
+  return jax.jit(sharding.under(mesh, make), out_shardings=where)(params)
 
 
 def compile_step(
@@ -209,16 +209,23 @@ def compile_step(
     terms: tuple[Term, ...],
     tx: optax.GradientTransformation,
     ema_decay: float | None = None,
-) -> Callable[[TrainState, dict[str, Any], jax.Array], Any]:
+    spread: Sequence[str] = sharding.SPREAD,
+) -> jax.stages.Wrapped:
   """`train_step` for a mesh: the only place where an update is jitted.
 
   The old state's memory is reused for the new one. Batches come as
-  `sharding.put_batch` places them.
+  `sharding.put_batch` places them. `state` may be shapes alone: a plan compiles
+  the program without ever making one.
+
+  Returns:
+    The jitted `(state, batch, key) -> (state, metrics)`; metrics are the same
+    on every device.
   """
-  where = sharding.shardings(state, mesh)
+  where = sharding.shardings(state, mesh, spread)
+  step = functools.partial(train_step, terms=terms, tx=tx, ema_decay=ema_decay)
   return jax.jit(
-      functools.partial(train_step, terms=terms, tx=tx, ema_decay=ema_decay),
+      sharding.under(mesh, step),
       in_shardings=(where, None, None),
-      out_shardings=(where, None),
-      donate_argnames=('state',),
+      out_shardings=(where, sharding.replicated(mesh)),
+      donate_argnums=0,
   )

@@ -14,7 +14,7 @@ from rlhf.data.prompting import PromptFormat
 from rlhf.loop import LoopConfig
 from rlhf.model import SIZES, ModelConfig
 from rlhf.optim import OptimizerConfig
-from rlhf.sharding import AXES
+from rlhf.sharding import AXES, SPREAD
 from rlhf.stages import STAGES, gate
 
 _CONFIGS = pathlib.Path(pipeline.REPOSITORY, 'configs')
@@ -49,7 +49,7 @@ def test_it_loads_locked_and_complete(spec):
     c.epohcs = 1
   assert c.stage in STAGES and c.run and c.root
   assert c.prerequisites in ('auto', 'require')
-  assert set(c.mesh) <= set(AXES)
+  assert set(c.mesh) == set(AXES)
   LoopConfig(**c.loop)
   PromptFormat(**c.data.prompt_format)
   for section in ('optimizer', 'value_optimizer'):
@@ -61,6 +61,9 @@ def test_it_loads_locked_and_complete(spec):
     ModelConfig(**SIZES['mini'] | c.run_model.to_dict())
   if c.stage == 'ppo':
     gate.check_sizes(c)
+    assert set(c.ppo.spread) == {'policy', 'value', 'reference', 'reward'}
+    for axes in c.ppo.spread.values():
+      assert set(axes) <= set(SPREAD)
 
 
 @every_spec
@@ -69,7 +72,8 @@ def test_what_it_requires_can_be_made_and_is_where_it_looks(spec):
   for name, earlier_spec in c.requires.items():
     earlier = pipeline.load_config(earlier_spec)
     # The directory that is waited for is the one that will be written.
-    assert earlier.run == name and earlier.root == c.root
+    root = c.get('reward_root', c.root) if name == 'rm' else c.root
+    assert earlier.run == name and earlier.root == root
   wanted = [c.get(field) for field in ('init_from', 'reward_model')]
   for path in filter(None, wanted):
     if path.startswith(c.root):
@@ -82,6 +86,11 @@ def test_root_moves_every_path(spec):
   before = c.root
   assert any(before in text for text in _texts(c))
   c.root = '/elsewhere'
+  # The paper's reward model has a root of its own, below which one of 6B lies.
+  if 'reward_root' in c and not spec.endswith(':mini'):
+    assert c.reward_model == 'runs/6b/rm'
+    c.reward_root = '/elsewhere'
+    assert c.reward_model == '/elsewhere/rm'
   left = [text for text in _texts(c) if before in text]
   # What ships with the package doesn't move.
   assert [t for t in left if 'base.safetensors' not in t] == []

@@ -13,7 +13,7 @@ from rlhf import experience as experience_lib
 from rlhf.data import packing
 from rlhf.experience import ExperienceConfig, Networks
 from rlhf.sampling import SamplingConfig, generate
-from rlhf.stages import ppo
+from rlhf.stages import ppo_programs
 from tests import tiny
 
 BETA, LAM = 0.3, 0.9
@@ -197,7 +197,9 @@ def test_before_the_first_update_ratio_is_one_and_kl_zero(config):
   free, _, _ = _experience(*sampled, networks, config=config, beta=0.0)
   np.testing.assert_array_equal(experience.returns_BR, free.returns_BR)
   # The temperature of the sampling divides here too, or the ratio is not 1.
-  term = ppo.policy_term(tiny.CFG, clip=0.2, temperature=config.temperature)
+  term = ppo_programs.policy_term(
+      tiny.CFG, clip=0.2, temperature=config.temperature
+  )
   loss = jax.jit(term.loss)
   _, learnt = loss(networks.policy, experience, jax.random.key(0))
   np.testing.assert_allclose(learnt['ratio'], 1.0, atol=1e-6)
@@ -245,6 +247,30 @@ def test_whitened_rewards_keep_their_mean():
   plain, white = rewards
   want = (plain - plain.mean()) / plain.std() + plain.mean()
   np.testing.assert_allclose(white, want, rtol=1e-3, atol=1e-4)
+
+
+# -- A few rows at a time -----------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 3, 4, 6, 12])
+def test_parts_come_together_in_their_order(size):
+  rows = {'x': np.arange(24.0).reshape(12, 2), 'n': np.arange(12)}
+  seen = []
+
+  def function(rows):
+    seen.append(rows['n'].shape[0])
+    return rows['x'] * rows['n'][:, None], {'n': -rows['n']}
+
+  got, other = experience_lib.in_parts(function, rows, size)
+  np.testing.assert_array_equal(got, rows['x'] * rows['n'][:, None])
+  np.testing.assert_array_equal(other['n'], -rows['n'])
+  # What the function sees is what bounds the memory.
+  assert set(seen) == {size or 12}
+
+
+def test_parts_have_to_divide_the_batch():
+  with pytest.raises(ValueError, match='ppo.score_rows=5 does not divide.*12'):
+    experience_lib.in_parts(lambda rows: rows, jnp.ones((12, 2)), 5)
 
 
 # -- Minibatches --------------------------------------------------------------

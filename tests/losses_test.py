@@ -13,11 +13,21 @@ from rlhf import losses
 LN2 = np.log(2.0)
 
 # Jitted once, because op by op every new shape compiles every op.
-token_log_probs = jax.jit(losses.token_log_probs)
-language_loss = jax.jit(losses.language_loss)
+scored = jax.jit(losses.token_log_probs)
 ranking_loss = jax.jit(losses.pairwise_ranking_loss)
 policy_loss = jax.jit(functools.partial(losses.clipped_policy_loss, clip=0.2))
 value_loss = jax.jit(functools.partial(losses.clipped_value_loss, clip=0.2))
+
+
+@jax.jit
+def language_loss(logits_BTV, tokens_BT, mask_BT):
+  """From logits, so that a wrong shift would show."""
+  scores = losses.token_log_probs(logits_BTV, losses.next_tokens(tokens_BT))
+  return losses.language_loss(*scores, mask_BT)
+
+
+def token_log_probs(logits_BTV, tokens_BT):
+  return scored(logits_BTV, tokens_BT)[0]
 
 
 def _f32(x):
@@ -74,6 +84,30 @@ def test_token_log_probs_are_f32_and_invariant_to_the_scale():
       token_log_probs(logits_BTV, tokens_BT),
       atol=1e-4,
   )
+
+
+def test_a_token_is_hit_where_none_is_likelier():
+  logits_BTV, tokens_BT, _ = _text(2, b=5, t=40)
+  logits_BTV[0, 0] = 1.0  # All are the likeliest.
+  _, hits_BT = scored(logits_BTV, tokens_BT)
+  assert hits_BT.dtype == bool and hits_BT[0, 0]
+  # Elsewhere no two are equal, so the likeliest is that of argmax.
+  want_BT = np.argmax(logits_BTV, axis=-1) == tokens_BT
+  assert 0 < want_BT[1:].sum() < want_BT[1:].size
+  np.testing.assert_array_equal(hits_BT[1:], want_BT[1:])
+
+
+def test_token_log_probs_gradient_is_onehot_minus_softmax():
+  logits_BTV, tokens_BT, _ = _text(3)
+
+  @jax.jit
+  @jax.grad
+  def gradient(logits_BTV):
+    return jnp.sum(losses.token_log_probs(logits_BTV, tokens_BT)[0])
+
+  grad_BTV = gradient(logits_BTV)
+  want_BTV = np.eye(7)[tokens_BT] - np.exp(_log_softmax(logits_BTV))
+  np.testing.assert_allclose(grad_BTV, want_BTV, atol=1e-6)
 
 
 def _language_loop(logits_BTV, tokens_BT, mask_BT):

@@ -26,7 +26,7 @@ CFG = lm.ModelConfig(
     attention='alternating',
     band=3,
     dtype='float32',
-    remat=False,
+    remat='none',
 )
 # Left-padded prompts of unequal length, each four times.
 PROMPTS_BP = np.tile(

@@ -34,7 +34,7 @@ CFG = lm.ModelConfig(
     band=7,
     init_std=None,
     dtype='float32',
-    remat=False,
+    remat='none',
     unroll=False,
 )
 WORDS = (

@@ -29,7 +29,10 @@ def _bigram_loss(params, batch, key):
   """The language loss of a bigram model."""
   del key
   logits_BTV = params['table'][batch['tokens_BT']] @ params['kernel']
-  return losses.language_loss(logits_BTV, batch['tokens_BT'], batch['mask_BT'])
+  scores = losses.token_log_probs(
+      logits_BTV, losses.next_tokens(batch['tokens_BT'])
+  )
+  return losses.language_loss(*scores, batch['mask_BT'])
 
 
 def _linear_ranking_loss(params, batch, key):
@@ -377,7 +380,8 @@ def test_ratio_is_one_at_the_first_minibatch_and_not_at_the_second():
 
   def log_probs(params):
     logits_BTV = params['table'][tokens_BT] @ params['kernel']
-    return losses.token_log_probs(logits_BTV, losses.next_tokens(tokens_BT))
+    next_BT = losses.next_tokens(tokens_BT)
+    return losses.token_log_probs(logits_BTV, next_BT)[0]
 
   def ppo_loss(params, old_BR, key):
     del key

@@ -18,19 +18,25 @@ import jax
 import jax.numpy as jnp
 
 from rlhf.dims import Params
+from rlhf.model.attention import View, choose_kernel
 from rlhf.model.config import SIZES, ModelConfig
 from rlhf.model.heads import (
     init_scalar_head,
     lm_logits,
     scalars,
     segment_starts,
+    tempered,
+    without_padding,
 )
 from rlhf.model.transformer import Decoder
+from rlhf.sharding import constrain
 
 __all__ = [
     'SIZES',
     'Cache',
     'ModelConfig',
+    'cast_weights',
+    'choose_kernel',
     'decode_step',
     'forward',
     'init',
@@ -38,6 +44,8 @@ __all__ = [
     'lm_logits',
     'prefill',
     'scalars',
+    'tempered',
+    'without_padding',
 ]
 
 
@@ -62,7 +70,25 @@ def init(key: jax.Array, cfg: ModelConfig) -> Params:
   """Parameters of a new decoder (f32), without a scalar head."""
   token = jnp.zeros((1, 1), jnp.int32)
   see = jnp.ones((1, 1, 1), bool)
-  return Decoder(cfg).init(key, token, token, see, see, None)['params']
+  view = View(see, see, token)
+  cfg = dataclasses.replace(cfg, kernel='xla')
+  return Decoder(cfg).init(key, token, token, view, None)['params']
+
+
+def cast_weights(params: Params, cfg: ModelConfig) -> Params:
+  """Weights in `cfg.dtype`, as they are when they are only read.
+
+  Norms and the scalar head are computed in f32 and stay so. `forward` and the
+  sampler return the same bits for these as for the f32 master weights.
+  """
+
+  def cast(path, leaf):
+    names = [entry.key for entry in path]
+    if names[0] == 'scalar_head' or any(n.endswith('_norm') for n in names):
+      return leaf
+    return leaf.astype(cfg.dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def forward(
@@ -118,8 +144,8 @@ def prefill(
   _check_length(slots, cfg)
   room = ((0, 0), (0, 0), (0, slots - length), (0, 0), (0, 0))
   cache = Cache(
-      k_NBSHE=jnp.pad(k_NBPHE, room),
-      v_NBSHE=jnp.pad(v_NBPHE, room),
+      k_NBSHE=constrain(jnp.pad(k_NBPHE, room), 'cache_NBSHE'),
+      v_NBSHE=constrain(jnp.pad(v_NBPHE, room), 'cache_NBSHE'),
       real_BS=jnp.pad(mask_BP.astype(bool), ((0, 0), (0, slots - length))),
       length=jnp.asarray(length, jnp.int32),
   )
@@ -146,21 +172,20 @@ def decode_step(
   visible_BTS = jnp.concatenate([cache.real_BS, new_B1], axis=1)[:, None]
   distance = cache.length - jnp.arange(slots + 1)
   distance = distance.at[-1].set(0)
-  band_BTS = jnp.broadcast_to(distance < cfg.band, (1, 1, slots + 1))
+  near_BTS = jnp.broadcast_to(distance < cfg.band, (1, 1, slots + 1))
   positions_BT = jnp.sum(cache.real_BS, axis=1, dtype=jnp.int32)[:, None]
   decoder: Any = Decoder(cfg, keep_cache=True)
   x_B1D, (k_NB1HE, v_NB1HE) = decoder.apply(
       {'params': _decoder_params(params)},
       tokens_B[:, None],
       positions_BT,
-      visible_BTS,
-      band_BTS,
+      View(visible_BTS, near_BTS, jnp.ones_like(positions_BT)),
       (cache.k_NBSHE, cache.v_NBSHE),
   )
   at = (0, 0, cache.length, 0, 0)
   return x_B1D[:, 0], Cache(
-      k_NBSHE=jax.lax.dynamic_update_slice(cache.k_NBSHE, k_NB1HE, at),
-      v_NBSHE=jax.lax.dynamic_update_slice(cache.v_NBSHE, v_NB1HE, at),
+      k_NBSHE=_store(cache.k_NBSHE, k_NB1HE, at),
+      v_NBSHE=_store(cache.v_NBSHE, v_NB1HE, at),
       real_BS=jax.lax.dynamic_update_slice(
           cache.real_BS, new_B1, (0, cache.length)
       ),
@@ -192,11 +217,15 @@ def _decode(
       {'params': _decoder_params(params)},
       tokens_BT,
       positions_BT,
-      visible_BTT,
-      distance_1TT < cfg.band,
+      View(visible_BTT, distance_1TT < cfg.band, segment_ids_BT),
       None,
       rngs={'dropout': dropout_key} if drop else None,
   )
+
+
+def _store(cache_NBSHE, new_NB1HE, at):
+  stored_NBSHE = jax.lax.dynamic_update_slice(cache_NBSHE, new_NB1HE, at)
+  return constrain(stored_NBSHE, 'cache_NBSHE')
 
 
 def _check_length(length: int, cfg: ModelConfig):

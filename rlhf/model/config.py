@@ -14,7 +14,7 @@ class ModelConfig:
       be `width` (it isn't in GPT-3 1.3B).
     context: rows of the position table; no row of a batch may be longer, its
       padding included.
-    vocab_size: rows of the token table, padding id included.
+    vocab_size: tokens, padding id included.
     pad_id: id that only fills rows; its logit is always minus infinity.
     mlp_ratio: F / D.
     attention: 'dense', or 'alternating' dense (even) and banded (odd) layers.
@@ -24,7 +24,15 @@ class ModelConfig:
       0.02 of GPT-2 is about that at D = 2048, and at D = 64 it is so small that
       copying from the context is never learnt.
     dtype: of the computation; master weights are f32.
-    remat: recompute each layer in the backward pass instead of storing it.
+    remat: what a layer keeps for the backward pass. 'none': everything.
+      'dots': results of its products with weights. 'full': its input alone, the
+      rest is computed again. 'offload': its input, in the host's memory.
+    kernel: how attention over whole rows is computed (rlhf/model/attention.py);
+      'auto' is settled by the devices of the mesh.
+    vocab_multiple: rows of the token table are rounded up to a multiple of it,
+      so that they divide over devices; the rows added are never predicted.
+    loss_chunk: positions of a row whose logits exist at one time when a
+      likelihood is computed; 0 is all of them.
     unroll: unroll the scan over layers (small models run faster, and compile
       slower).
     reward_pooling: what the scalar head reads. 'last': the last token (the
@@ -44,13 +52,17 @@ class ModelConfig:
   dropout: float = 0.0
   init_std: float | None = 0.02
   dtype: Literal['float32', 'bfloat16'] = 'bfloat16'
-  remat: bool = True
+  remat: Literal['none', 'dots', 'full', 'offload'] = 'full'
+  kernel: Literal['auto', 'xla', 'splash', 'cudnn'] = 'auto'
+  vocab_multiple: int = 1
+  loss_chunk: int = 0
   unroll: bool = False
   reward_pooling: Literal['last', 'last_and_mean'] = 'last'
 
   def __post_init__(self):
     at_least_one = (
-        'layers', 'width', 'heads', 'head_size', 'context', 'mlp_ratio', 'band'
+        'layers', 'width', 'heads', 'head_size', 'context', 'mlp_ratio', 'band',
+        'vocab_multiple',
     )
     for name in at_least_one:
       if getattr(self, name) < 1:
@@ -58,6 +70,8 @@ class ModelConfig:
     choices = {
         'attention': ('dense', 'alternating'),
         'dtype': ('float32', 'bfloat16'),
+        'remat': ('none', 'dots', 'full', 'offload'),
+        'kernel': ('auto', 'xla', 'splash', 'cudnn'),
         'reward_pooling': ('last', 'last_and_mean'),
     }
     for name, allowed in choices.items():
@@ -67,11 +81,18 @@ class ModelConfig:
         )
     if not 0 <= self.dropout < 1:
       raise ValueError(f'model.dropout={self.dropout}: must be in [0, 1)')
+    if self.loss_chunk < 0:
+      raise ValueError(f'model.loss_chunk={self.loss_chunk}: must be >= 0')
     if not 0 <= self.pad_id < self.vocab_size:
       raise ValueError(
-          f'model.pad_id={self.pad_id}: outside the {self.vocab_size} rows of'
-          ' the token table'
+          f'model.pad_id={self.pad_id}: outside the {self.vocab_size} tokens of'
+          ' the vocabulary'
       )
+
+  @property
+  def vocab_rows(self) -> int:
+    """Rows of the token table."""
+    return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
   @property
   def weight_std(self) -> float:
@@ -86,6 +107,9 @@ def _gpt3(layers: int, width: int, heads: int, head_size: int) -> dict:
       head_size=head_size,
       context=2048,
       attention='alternating',
+      # 50,258 tokens make 50,304 rows, which divide by 2^7 and 3.
+      vocab_multiple=128,
+      loss_chunk=512,
   )
 
 
@@ -101,7 +125,7 @@ SIZES: dict[str, dict] = {
         context=128,
         init_std=None,
         dtype='float32',
-        remat=False,
+        remat='none',
         unroll=True,
     ),
     '125m': _gpt3(12, 768, 12, 64),

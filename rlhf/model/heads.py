@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from rlhf.dims import Params
+from rlhf.model.attention import MASKED
 from rlhf.model.config import ModelConfig
-from rlhf.model.transformer import MASKED
+from rlhf.sharding import constrain
 
 
 def lm_logits(params: Params, x_BTD: jax.Array, cfg: ModelConfig) -> jax.Array:
-  """Next-token logits of the tied head, f32; never the padding id.
+  """Next-token logits of the tied head, f32.
+
+  The padding id, and the rows that only round the table up, are never likely.
 
   Args:
     params: the decoder's.
@@ -24,16 +27,39 @@ def lm_logits(params: Params, x_BTD: jax.Array, cfg: ModelConfig) -> jax.Array:
     cfg: the model's.
 
   Returns:
-    logits_BTV, f32.
+    logits_BTV, f32; V is `cfg.vocab_rows`.
   """
   table_VD = params['embed']['tokens']['table'].astype(x_BTD.dtype)
+  table_VD = constrain(table_VD, 'table_VD')
   logits_BTV = jnp.einsum(
       '...d,vd->...v', x_BTD, table_VD, preferred_element_type=jnp.float32
   )
-  ids_BTV = jax.lax.broadcasted_iota(
-      jnp.int32, logits_BTV.shape, logits_BTV.ndim - 1
+  return without_padding(logits_BTV, cfg)
+
+
+def without_padding(logits_BTV: jax.Array, cfg: ModelConfig) -> jax.Array:
+  """Logits whose padding id, and rows without a token, are never likely."""
+  ids = jnp.arange(cfg.vocab_rows)
+  never = (ids == cfg.pad_id) | (ids >= cfg.vocab_size)
+  never = jnp.expand_dims(never, range(logits_BTV.ndim - 1))
+  return jnp.where(never, MASKED, logits_BTV)
+
+
+def tempered(logits_BV: jax.Array, temperature: float) -> jax.Array:
+  """Logits over the temperature; at 0 those of the most likely token alone.
+
+  The same division belongs into every log-probability of the policy and of its
+  reference (detail 13 in docs/details.md), so it has one home.
+  """
+  if temperature == 1.0:
+    return logits_BV
+  if temperature > 0.0:
+    return logits_BV / temperature
+  best_B1 = jnp.argmax(logits_BV, axis=-1, keepdims=True)
+  ids_BV = jax.lax.broadcasted_iota(
+      jnp.int32, logits_BV.shape, logits_BV.ndim - 1
   )
-  return jnp.where(ids_BTV == cfg.pad_id, MASKED, logits_BTV)
+  return jnp.where(ids_BV == best_B1, 0.0, -jnp.inf)
 
 
 def init_scalar_head(key: jax.Array, cfg: ModelConfig) -> Params:

@@ -16,15 +16,16 @@ mask, checkpoints, importers):
   final_norm/{scale,bias} D
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
+from rlhf.model.attention import attend
 from rlhf.model.config import ModelConfig
-
-# Added to masked attention logits: finite, so that a row of padding, which sees
-# nothing, has a uniform distribution and not NaN.
-MASKED = -1e9
+from rlhf.sharding import constrain, move
 
 
 class Table(nn.Module):
@@ -79,27 +80,26 @@ class Attention(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, bias_BTS, cache):
+  def __call__(self, x_BTD, view, is_banded, cache):
     cfg = self.cfg
     heads, std = (cfg.heads, cfg.head_size), cfg.weight_std
 
-    def project(name):
+    def project(name, place):
       kernel = (cfg.width, *heads)
-      return Projection('btd,dhe->bthe', kernel, heads, std, name=name)(x_BTD)
+      projection = Projection('btd,dhe->bthe', kernel, heads, std, name=name)
+      return constrain(projection(x_BTD), place)
 
-    q_BTHE, k_BTHE, v_BTHE = project('query'), project('key'), project('value')
+    q_BTHE = project('query', 'queries_BTHE')
+    k_BTHE = project('key', 'keys_BSHE')
+    v_BTHE = project('value', 'keys_BSHE')
     k_BSHE, v_BSHE = k_BTHE, v_BTHE
     if cache is not None:
       # The cache is read, never written, inside the scan over layers: the new
       # keys and values leave as the scan's output and are stored in one go.
       k_BSHE = jnp.concatenate([cache[0], k_BTHE], axis=1)
       v_BSHE = jnp.concatenate([cache[1], v_BTHE], axis=1)
-    logits_BHTS = jnp.einsum(
-        'bthe,bshe->bhts', q_BTHE * cfg.head_size**-0.5, k_BSHE
-    )
-    logits_BHTS = logits_BHTS.astype(jnp.float32) + bias_BTS[:, None]
-    weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(x_BTD.dtype)
-    y_BTHE = jnp.einsum('bhts,bshe->bthe', weights_BHTS, v_BSHE)
+    y_BTHE = attend(q_BTHE, k_BSHE, v_BSHE, view, is_banded, cfg)
+    y_BTHE = constrain(y_BTHE, 'queries_BTHE')
     # Residual outputs start smaller by sqrt(2N): Radford et al. 2019, 2.3.
     out = Projection(
         'bthe,hed->btd',
@@ -127,7 +127,7 @@ class MLP(nn.Module):
     down = Projection(
         'btf,fd->btd', (hidden, cfg.width), (cfg.width,), down_std, name='down'
     )
-    return down(jax.nn.gelu(up(x_BTD)))
+    return down(jax.nn.gelu(constrain(up(x_BTD), 'mlp_BTF')))
 
 
 class Block(nn.Module):
@@ -138,19 +138,39 @@ class Block(nn.Module):
   keep_cache: bool
 
   @nn.compact
-  def __call__(self, x_BTD, bias_BTS, banded_bias_BTS, is_banded, cache):
+  def __call__(self, x_BTD, view, is_banded, cache):
     cfg = self.cfg
-    if cfg.attention == 'alternating':
-      bias_BTS = jnp.where(is_banded, banded_bias_BTS, bias_BTS)
     drop = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
+    x_BTD = checkpoint_name(x_BTD, 'residual')
     normed_BTD = LayerNorm(name='attention_norm')(x_BTD)
     y_BTD, new_cache = Attention(cfg, name='attention')(
-        normed_BTD, bias_BTS, cache
+        move(normed_BTD, 'residual_BTD', 'hidden_BTD'), view, is_banded, cache
     )
-    x_BTD = x_BTD + drop(y_BTD)
+    x_BTD = constrain(x_BTD + drop(y_BTD), 'residual_BTD')
     normed_BTD = LayerNorm(name='mlp_norm')(x_BTD)
-    x_BTD = x_BTD + drop(MLP(cfg, name='mlp')(normed_BTD))
+    y_BTD = MLP(cfg, name='mlp')(
+        move(normed_BTD, 'residual_BTD', 'hidden_BTD')
+    )
+    x_BTD = constrain(x_BTD + drop(y_BTD), 'residual_BTD')
     return x_BTD, new_cache if self.keep_cache else None
+
+
+def rematerialised(cfg: ModelConfig) -> Any:
+  """`Block`, keeping for the backward pass what `cfg.remat` says."""
+  policies = jax.checkpoint_policies
+  policy: dict[str, Any] = {
+      'dots': policies.dots_with_no_batch_dims_saveable,
+      'full': policies.nothing_saveable,
+      'offload': policies.save_and_offload_only_these_names(
+          names_which_can_be_saved=[],
+          names_which_can_be_offloaded=['residual'],
+          offload_src='device',
+          offload_dst='pinned_host',
+      ),
+  }
+  if cfg.remat == 'none':
+    return Block
+  return nn.remat(Block, prevent_cse=False, policy=policy[cfg.remat])
 
 
 class Embed(nn.Module):
@@ -160,10 +180,17 @@ class Embed(nn.Module):
   def __call__(self, tokens_BT, positions_BT):
     cfg = self.cfg
     std = cfg.weight_std
-    tokens_VD = Table(cfg.vocab_size, cfg.width, std, name='tokens')()
+    tokens_VD = Table(cfg.vocab_rows, cfg.width, std, name='tokens')()
     # Positions start at half the scale of tokens, as in GPT-2's code.
     positions_TD = Table(cfg.context, cfg.width, std / 2, name='positions')()
-    return (tokens_VD[tokens_BT] + positions_TD[positions_BT]).astype(cfg.dtype)
+    # Cast before they are looked up, so that weights stored in 16 bits (a
+    # reference policy's) give what the f32 master weights give.
+    def look_up(table, ids_BT):
+      return table.astype(cfg.dtype)[ids_BT].astype(jnp.float32)
+
+    x_BTD = look_up(tokens_VD, tokens_BT) + look_up(positions_TD, positions_BT)
+    x_BTD = x_BTD.astype(cfg.dtype)
+    return constrain(x_BTD, 'residual_BTD')
 
 
 class Decoder(nn.Module):
@@ -174,14 +201,13 @@ class Decoder(nn.Module):
   keep_cache: bool = False
 
   @nn.compact
-  def __call__(self, tokens_BT, positions_BT, visible_BTS, band_BTS, cache):
+  def __call__(self, tokens_BT, positions_BT, view, cache):
     """Runs the stack.
 
     Args:
       tokens_BT: int32.
       positions_BT: int32, counted from the first real token of each segment.
-      visible_BTS: bool, which slots (cache, then new tokens) a token may see.
-      band_BTS: bool, which of them are within reach of a banded layer.
+      view: `View`, who sees whom.
       cache: None, or (k_NBSHE, v_NBSHE), read only.
 
     Returns:
@@ -190,19 +216,15 @@ class Decoder(nn.Module):
     """
     cfg = self.cfg
     x_BTD = Embed(cfg, name='embed')(tokens_BT, positions_BT)
-    bias_BTS = jnp.where(visible_BTS, 0.0, MASKED)
-    banded_bias_BTS = jnp.where(visible_BTS & band_BTS, 0.0, MASKED)
-    block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
     layers = nn.scan(
-        block,
+        rematerialised(cfg),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(nn.broadcast, nn.broadcast, 0, 0),  # pyright: ignore
+        in_axes=(nn.broadcast, 0, 0),  # pyright: ignore
         length=cfg.layers,
         unroll=cfg.layers if cfg.unroll else 1,
     )(cfg, self.deterministic, self.keep_cache, name='layers')
     is_banded = jnp.arange(cfg.layers) % 2 == 1
-    x_BTD, new_cache = layers(
-        x_BTD, bias_BTS, banded_bias_BTS, is_banded, cache
-    )
-    return LayerNorm(name='final_norm')(x_BTD), new_cache
+    x_BTD, new_cache = layers(x_BTD, view, is_banded, cache)
+    x_BTD = LayerNorm(name='final_norm')(x_BTD)
+    return move(x_BTD, 'residual_BTD', 'hidden_BTD'), new_cache

@@ -9,12 +9,12 @@ rankings take the same road.
 
 import gzip
 import json
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 
-from rlhf import inference
+from rlhf import hosts, inference
 from rlhf.display import say
 from rlhf.stages import setup as setup_lib
 from rlhf.world import comparisons, labelers, rubric
@@ -112,9 +112,11 @@ def _distinct(responses, features):
   return sets
 
 
-def write_rows(path: pathlib.Path, rows: list[dict]) -> None:
+def write_rows(path: epath.Path, rows: list[dict]) -> None:
   """Writes rows as gzipped JSON lines, the same bytes for the same rows."""
-  with open(path, 'wb') as raw, gzip.GzipFile(
+  if not hosts.is_first():
+    return
+  with path.open('wb') as raw, gzip.GzipFile(
       fileobj=raw, mode='wb', mtime=0, filename=''
   ) as f:
     for row in rows:

@@ -7,7 +7,6 @@ section 3.4 and appendix C.4). Its three phases are three programs, timed apart.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 
@@ -15,16 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf import advantages, checkpoint, loop, model, optim, sharding, update
+from rlhf import advantages, checkpoint, compilation, loop, sharding, update
 from rlhf import experience as experience_lib
 from rlhf.data import streams
+from rlhf.data.batches import PromptBatch
 from rlhf.dims import Metrics
 from rlhf.experience import Experience
-from rlhf.losses import clipped_policy_loss, clipped_value_loss
-from rlhf.sampling import generate
-from rlhf.stages import gate
+from rlhf.sampling import Samples
+from rlhf.stages import gate, ppo_programs
 from rlhf.stages import setup as setup_lib
-from rlhf.stages.sft import language_term
 
 # Of rows {prompt, response, finished}: the quality of each, float [rows].
 Grade = Callable[[list[dict]], np.ndarray]
@@ -43,57 +41,6 @@ class PPOState:
   policy: update.TrainState
   value: update.TrainState
   kl_coefficient: jax.Array
-
-
-def policy_term(
-    cfg: model.ModelConfig,
-    *,
-    clip: float,
-    temperature: float,
-    micro_batches: int = 1,
-) -> update.Term:
-  """The clipped policy loss of an `Experience`. Dropout is off in PPO."""
-
-  def loss(params, batch: Experience, key):
-    del key
-    log_probs_BR = experience_lib.response_log_probs(
-        params,
-        batch.tokens_BT,
-        batch.segment_ids_BT,
-        cfg=cfg,
-        response_tokens=batch.mask_BR.shape[1],
-        temperature=temperature,
-    )
-    return clipped_policy_loss(
-        log_probs_BR,
-        batch.log_probs_BR,
-        batch.advantages_BR,
-        batch.mask_BR,
-        clip=clip,
-    )
-
-  return update.Term('policy', loss, micro_batches=micro_batches)
-
-
-def value_term(
-    cfg: model.ModelConfig,
-    *,
-    clip: float,
-    coefficient: float = 1.0,
-    micro_batches: int = 1,
-) -> update.Term:
-  """The clipped value loss of an `Experience`."""
-
-  def loss(params, batch: Experience, key):
-    del key
-    values_BR = experience_lib.response_values(
-        params, batch.tokens_BT, batch.segment_ids_BT, batch.mask_BR, cfg=cfg
-    )
-    return clipped_value_loss(
-        values_BR, batch.values_BR, batch.returns_BR, batch.mask_BR, clip=clip
-    )
-
-  return update.Term('value', loss, coefficient, micro_batches)
 
 
 class Trainer:
@@ -116,108 +63,105 @@ class Trainer:
         pad_id=pad_id,
         seed=config.seed,
     )
-    self.iterations = -(-c.episodes // c.batch)
-    # What a policy at rollout, its reference and the RM hold never changes:
-    # they stay as they were read. The trained copies are the states'.
-    self.reference, self.policy_cfg = setup.load_model(config.init_from)
-    self.reward, self.reward_cfg = setup.load_model(config.reward_model)
-    minibatch = c.batch // c.minibatches
-    self.ptx_rows = c.ptx_ratio * minibatch if c.ptx_coefficient else 0
+    self.iterations = ppo_programs.iterations(config)
+    policy, self.policy_cfg = setup.load_model(config.init_from)
+    reward, self.reward_cfg = setup.load_model(config.reward_model)
+    self.ptx_rows = ppo_programs.ptx_rows(config)
     self.ptx = (
         setup.text_stream('train', self.ptx_rows, config.data.ptx_row_tokens)
         if self.ptx_rows
         else None
     )
-    self.updates = self.iterations * c.minibatches * c.inner_epochs
-    self._build()
-
-  def _build(self):
-    config, c, mesh = self.setup.config, self.c, self.setup.mesh
-    policy_tx = optim.optimizer(
-        setup_lib.optimizer_config(config.optimizer, self.updates)
-    )
-    value_tx = optim.optimizer(
-        setup_lib.optimizer_config(config.value_optimizer, self.updates)
-    )
+    policy_tx, value_tx = ppo_programs.optimizers(config)
+    mesh = setup.mesh
     self.state = PPOState(
         policy=update.create_state(
-            self.reference, policy_tx, mesh, ema=c.ema_decay is not None
+            policy,
+            policy_tx,
+            mesh,
+            ema=c.ema_decay is not None,
+            spread=c.spread.policy,
         ),
         # The value function starts as the reward model (Paper, C.4).
-        value=update.create_state(self.reward, value_tx, mesh),
-        kl_coefficient=jax.device_put(
-            jnp.float32(c.kl_coefficient), sharding.replicated(mesh)
+        value=update.create_state(
+            reward, value_tx, mesh, spread=c.spread.value
         ),
+        kl_coefficient=jax.jit(
+            lambda: jnp.float32(c.kl_coefficient),
+            out_shardings=sharding.replicated(mesh),
+        )(),
     )
-    self._policy_step = update.compile_step(
-        self.state.policy,
+    # What only reads needs no f32 copy.
+    self.reference = setup_lib.freeze(
+        policy, self.policy_cfg, mesh, c.spread.reference
+    )
+    self.reward = setup_lib.freeze(
+        reward, self.reward_cfg, mesh, c.spread.reward
+    )
+    self.programs = ppo_programs.build(
+        config,
+        self.policy_cfg,
+        self.reward_cfg,
         mesh,
-        terms=self.policy_terms(),
-        tx=policy_tx,
-        ema_decay=c.ema_decay,
-    )
-    self._value_step = update.compile_step(
-        self.state.value,
-        mesh,
-        terms=(
-            value_term(
-                self.reward_cfg,
-                clip=c.value_clip,
-                coefficient=c.value_coefficient,
-                micro_batches=c.micro_batches,
-            ),
-        ),
-        tx=value_tx,
-    )
-    self._generate = jax.jit(
-        functools.partial(
-            generate, cfg=self.policy_cfg, sampling=self.setup.sampling
-        )
-    )
-    self._score = jax.jit(
-        functools.partial(
-            experience_lib.make_experience,
-            policy_cfg=self.policy_cfg,
-            reward_cfg=self.reward_cfg,
-            config=experience_lib.ExperienceConfig(
-                temperature=config.temperature,
-                gamma=c.gamma,
-                lam=c.gae_lambda,
-                whiten_rewards=c.whiten_rewards,
-                missing_eos_score=c.missing_eos_score,
-            ),
-        )
-    )
-    self._minibatches = jax.jit(
-        functools.partial(
-            experience_lib.minibatches,
-            count=c.minibatches,
-            micro_batches=c.micro_batches,
-            whiten_advantages=c.whiten_advantages,
-        )
+        sampling=setup.sampling,
+        policy=self.state.policy,
+        value=self.state.value,
     )
 
-  def policy_terms(self) -> tuple[update.Term, ...]:
-    """What the policy minimises: the clipped loss, and with gamma the ptx."""
-    c = self.c
-    policy = policy_term(
-        self.policy_cfg,
-        clip=c.clip,
-        temperature=self.setup.config.temperature,
-        micro_batches=c.micro_batches,
+  def compile_ahead(self) -> None:
+    """Compiles the programs of an iteration, in their order."""
+    programs, state = self.programs, self.state
+    mesh, key = self.setup.mesh, self.setup.key
+    batch, _ = self.prompts.batch(0)
+    rows = self.c.rollout_rows or self.c.batch
+    part = jax.tree.map(lambda x: x[:rows], batch)
+    part = sharding.put_batch(part, programs.rollout_mesh)
+    weights = compilation.ahead(
+        'lay_out', programs.lay_out, state.policy.params
     )
-    if self.ptx is None:
-      return (policy,)
-    # The mean is over tokens, and so is the policy loss's: gamma compares a
-    # token of pretraining text with a token of a response.
-    ptx = language_term(
-        'ptx',
-        self.policy_cfg,
-        coefficient=c.ptx_coefficient,
-        micro_batches=c.micro_batches,
-        dropout=False,
+    samples = compilation.ahead(
+        'generate',
+        programs.generate,
+        weights,
+        part.tokens_BP,
+        part.mask_BP,
+        jax.random.fold_in(key, 0),
     )
-    return policy, ptx
+    samples = compilation.ahead(
+        'join', programs.join, *[samples] * (self.c.batch // rows)
+    )
+    batch = sharding.put_batch(batch, mesh)
+    experience, _, _ = compilation.ahead(
+        'score',
+        programs.score,
+        self.networks(state),
+        batch.tokens_BP,
+        batch.mask_BP,
+        samples,
+        state.kl_coefficient,
+    )
+    part = compilation.ahead(
+        'minibatches', programs.minibatches, experience, key
+    )[0]
+    compilation.ahead(
+        'value_step', programs.value_step, state.value, {'value': part}, key
+    )
+    compilation.ahead(
+        'policy_step',
+        programs.policy_step,
+        state.policy,
+        {'policy': part} | self._ptx_batch(0),
+        key,
+    )
+
+  def networks(self, state: PPOState) -> experience_lib.Networks:
+    """The four networks that read a rollout."""
+    return experience_lib.Networks(
+        policy=state.policy.params,
+        reference=self.reference,
+        reward=self.reward,
+        value=state.value.params,
+    )
 
   def rollout(self, state: PPOState, index: int):
     """Samples and scores the batch of an iteration.
@@ -228,20 +172,13 @@ class Trainer:
     """
     start = time.monotonic()
     batch, texts = self.prompts.batch(index)
-    batch = sharding.put_batch(batch, self.setup.mesh)
     key = jax.random.fold_in(self.setup.key, index)
-    samples = self._generate(
-        state.policy.params, batch.tokens_BP, batch.mask_BP, key
-    )
+    samples = self._generate(state, batch, key)
+    batch = sharding.put_batch(batch, self.setup.mesh)
     jax.block_until_ready(samples)
     generated = time.monotonic()
-    networks = experience_lib.Networks(
-        policy=state.policy.params,
-        reference=self.reference,
-        reward=self.reward,
-        value=state.value.params,
-    )
-    experience, scores, metrics = self._score(
+    networks = self.networks(state)
+    experience, scores, metrics = self.programs.score(
         networks, batch.tokens_BP, batch.mask_BP, samples, state.kl_coefficient
     )
     jax.block_until_ready(experience)
@@ -252,6 +189,23 @@ class Trainer:
     metrics = {f'rollout/{k}': v for k, v in metrics.items()}
     return experience, samples, scores, texts, metrics | seconds
 
+  def _generate(self, state: PPOState, batch: PromptBatch, key) -> Samples:
+    """Responses to a host batch of prompts, `rollout_rows` at a time."""
+    weights = self.programs.lay_out(state.policy.params)
+    rows = self.c.rollout_rows or self.c.batch
+    parts = []
+    for start in range(0, self.c.batch, rows):
+      part = jax.tree.map(lambda x, i=start: x[i : i + rows], batch)
+      part = sharding.put_batch(part, self.programs.rollout_mesh)
+      if start:
+        # Its own numbers for each part; the first draws what a whole batch of
+        # its size would.
+        key = jax.random.fold_in(key, start)
+      parts.append(
+          self.programs.generate(weights, part.tokens_BP, part.mask_BP, key)
+      )
+    return self.programs.join(*parts)
+
   def learn(
       self, state: PPOState, experience: Experience, index: int
   ) -> tuple[PPOState, Metrics]:
@@ -261,9 +215,11 @@ class Trainer:
     train_policy = index >= self.c.value_warmup_iterations
     seen: list[Metrics] = []
     for epoch in range(self.c.inner_epochs):
-      parts = self._minibatches(experience, jax.random.fold_in(key, epoch))
+      parts = self.programs.minibatches(
+          experience, jax.random.fold_in(key, epoch)
+      )
       for number, part in enumerate(parts):
-        value, metrics = self._value_step(value, {'value': part}, key)
+        value, metrics = self.programs.value_step(value, {'value': part}, key)
         metrics = {
             k.replace('opt/', 'value/'): v for k, v in metrics.items()
         }
@@ -271,7 +227,7 @@ class Trainer:
           update_index = (
               index * self.c.inner_epochs + epoch
           ) * self.c.minibatches + number
-          policy, policy_metrics = self._policy_step(
+          policy, policy_metrics = self.programs.policy_step(
               policy, {'policy': part} | self._ptx_batch(update_index), key
           )
           metrics |= policy_metrics
@@ -305,15 +261,16 @@ class Trainer:
     if self.ptx is None:
       return {}
     batch = self.ptx.batch(index)
-    return {'ptx': self.setup.put(batch, self.c.micro_batches)}
+    parts = self.c.ptx_micro_batches or self.c.micro_batches
+    return {'ptx': self.setup.put(batch, parts)}
 
   def sample_rows(self, said, count: int = 4) -> list[dict]:
     """The first few completions of an iteration, with their scores."""
     samples, scores, texts = said
     drawn = (samples.tokens_BR, samples.mask_BR, samples.finished, scores)
-    tokens_BR, mask_BR, finished, scores = jax.device_get(
-        [x[:count] for x in drawn]
-    )
+    tokens_BR, mask_BR, finished, scores = [
+        x[:count] for x in sharding.fetch(drawn)
+    ]
     return [
         {
             'prompt': texts[i],
@@ -336,6 +293,7 @@ def run(config: setup_lib.Config, *, grade: Grade | None = None) -> None:
   setup = setup_lib.make(config)
   gate.check_reward_model(config)
   trainer = Trainer(setup)
+  trainer.compile_ahead()
   said = None
 
   def step(state, index):

@@ -3,7 +3,7 @@
 
 import jax
 
-from rlhf import checkpoint, loop, model, optim, sharding, update
+from rlhf import checkpoint, compilation, loop, model, optim, sharding, update
 from rlhf.stages import setup as setup_lib
 from rlhf.stages.sft import language_term, mean_loss
 
@@ -12,6 +12,7 @@ def run(config: setup_lib.Config) -> None:
   """Trains a base model and hands it on."""
   setup = setup_lib.make(config)
   cfg = setup_lib.model_config(config, setup.codec.vocabulary)
+  cfg = setup_lib.kernel_for(cfg, config, setup.mesh)
   rows, row_tokens = config.batch, config.data.row_tokens
   stream = setup.text_stream('train', rows, row_tokens)
   validation = setup.text_stream('validation', rows, row_tokens)
@@ -27,15 +28,18 @@ def run(config: setup_lib.Config) -> None:
   term = language_term('pretrain', cfg, micro_batches=config.micro_batches)
   train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
 
+  def batch(index):
+    return {'pretrain': setup.put(stream.batch(index), config.micro_batches)}
+
   def step(state, index):
-    batch = setup.put(stream.batch(index), config.micro_batches)
-    return train(state, {'pretrain': batch}, setup.key)
+    return train(state, batch(index), setup.key)
 
   def evaluate(state, done):
     del done
     loss = mean_loss(state.params, cfg, validation.once(), setup.mesh)
     return loop.Evaluation({'validation/loss': loss})
 
+  compilation.ahead('pretrain', train, state, batch(0), setup.key)
   state = loop.run(
       'pretrain',
       state,

@@ -6,13 +6,22 @@ through the network once (Ouyang et al. 2022, section 3.4). After training, a
 bias is set so that the labelers' demonstrations score 0 on average.
 """
 
-
+import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from rlhf import checkpoint, inference, loop, model, optim, sharding, update
+from rlhf import (
+    checkpoint,
+    compilation,
+    inference,
+    loop,
+    model,
+    optim,
+    sharding,
+    update,
+)
 from rlhf.data import streams
 from rlhf.data.batches import RankingBatch
 from rlhf.data.examples import Demonstration
@@ -55,7 +64,12 @@ def ranking_term(
   return update.Term('rm', loss, micro_batches=micro_batches)
 
 
-_rewards = jax.jit(ranked_rewards, static_argnames=('cfg',))
+@functools.cache
+def _rewards(cfg: model.ModelConfig, mesh: jax.sharding.Mesh):
+  return jax.jit(
+      sharding.under(mesh, functools.partial(ranked_rewards, cfg=cfg)),
+      out_shardings=sharding.replicated(mesh),
+  )
 
 
 def comparisons_right(
@@ -69,10 +83,9 @@ def comparisons_right(
   An equal score for two responses that the labeler told apart counts one half.
   """
   counts = []
+  function = _rewards(cfg, mesh)
   for batch in stream.once():
-    rewards_BK = np.asarray(
-        _rewards(params, sharding.put_batch(batch, mesh), cfg=cfg)
-    )
+    rewards_BK = np.asarray(function(params, sharding.put_batch(batch, mesh)))
     for rewards, ranks, mask in zip(
         rewards_BK, batch.ranks_BK, batch.mask_BK, strict=True
     ):
@@ -120,17 +133,19 @@ def run(config: setup_lib.Config) -> None:
   term = ranking_term(cfg, micro_batches=micro_batches)
   train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
 
-  def step(state, index):
+  def batch(index):
     # A packed batch is not a matter of rows that could be cut: each
     # micro-batch is packed by itself.
     parts = [
         stream.batch(index * micro_batches + i) for i in range(micro_batches)
     ]
-    batch = parts[0]
-    if micro_batches > 1:
-      batch = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-    batch = sharding.put_batch(batch, setup.mesh, stacked=micro_batches > 1)
-    return train(state, {'rm': batch}, setup.key)
+    if micro_batches == 1:
+      return {'rm': sharding.put_batch(parts[0], setup.mesh)}
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    return {'rm': sharding.put_batch(stacked, setup.mesh, stacked=True)}
+
+  def step(state, index):
+    return train(state, batch(index), setup.key)
 
   def evaluate(state, done):
     del done
@@ -138,6 +153,7 @@ def run(config: setup_lib.Config) -> None:
     accuracy = right[:, 0].sum() / right[:, 1].sum()
     return loop.Evaluation({'validation/accuracy': accuracy})
 
+  compilation.ahead('rm', train, state, batch(0), setup.key)
   state = loop.run(
       'rm',
       state,

@@ -3,11 +3,12 @@
 
 import dataclasses
 import functools
-import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from rlhf import checkpoint, sharding, update
 from rlhf.data import packing, streams
@@ -15,7 +16,7 @@ from rlhf.data.prompting import PromptFormat
 from rlhf.dims import Batch, Params
 from rlhf.inference import Codec
 from rlhf.loop import LoopConfig
-from rlhf.model import ModelConfig
+from rlhf.model import ModelConfig, cast_weights, choose_kernel
 from rlhf.optim import OptimizerConfig
 from rlhf.sampling import SamplingConfig
 from rlhf.workdir import Workdir
@@ -61,7 +62,7 @@ class Setup:
     Raises:
       ValueError: if its vocabulary is not this run's.
     """
-    params, cfg, _ = checkpoint.load_model(pathlib.Path(path), self.mesh)
+    params, cfg, _ = checkpoint.load_model(epath.Path(path), self.mesh)
     size = self.codec.vocabulary.vocab_size
     if cfg.vocab_size != size:
       raise ValueError(
@@ -70,7 +71,9 @@ class Setup:
       )
     # A config may change how a network is run (dropout, precision), not what
     # it is.
-    return params, dataclasses.replace(cfg, **self.config.get('run_model', {}))
+    changes = {'kernel': 'auto', **self.config.get('run_model', {})}
+    cfg = dataclasses.replace(cfg, **changes)
+    return params, kernel_for(cfg, self.config, self.mesh)
 
   def put(self, batch: Batch, micro_batches: int = 1) -> Batch:
     """A host batch on the mesh, cut into micro-batches."""
@@ -131,7 +134,7 @@ def make(config: Config) -> Setup:
         'no vocabulary: set --config.data.vocabulary= to a folder with'
         ' encoder.json and vocab.bpe'
     )
-  directory = pathlib.Path(config.root) / config.run
+  directory = epath.Path(config.root) / config.run
   workdir = Workdir(directory, tensorboard=config.loop.tensorboard)
   workdir.write_json('config', config.to_dict())
   codec = Codec(
@@ -139,12 +142,18 @@ def make(config: Config) -> Setup:
       prompt_format=PromptFormat(**data.prompt_format),
       prompt_tokens=data.prompt_tokens,
   )
+  mesh = sharding.make_mesh(config.mesh)
+  # Made on the mesh, so that every process holds the same global key.
+  make_key = jax.jit(
+      lambda: jax.random.key(config.seed),
+      out_shardings=sharding.replicated(mesh),
+  )
   return Setup(
       config=config,
       workdir=workdir,
-      mesh=sharding.make_mesh(config.mesh),
+      mesh=mesh,
       codec=codec,
-      key=jax.random.key(config.seed),
+      key=make_key(),
   )
 
 
@@ -155,6 +164,35 @@ def model_config(config: Config, vocabulary: Any) -> ModelConfig:
       vocab_size=vocabulary.vocab_size,
       pad_id=vocabulary.pad_id,
   )
+
+
+def row_lengths(config: Config) -> tuple[int, ...]:
+  """Tokens of every kind of row that a stage's programs read."""
+  data = config.data
+  rows = {
+      data.prompt_tokens,
+      data.prompt_tokens + data.response_tokens,
+      data.row_tokens,
+      data.get('ptx_row_tokens', data.row_tokens),
+  }
+  return tuple(sorted(rows))
+
+
+def kernel_for(cfg: ModelConfig, config: Config, mesh: Any) -> ModelConfig:
+  """`cfg` with the attention kernel that the mesh's devices have."""
+  return choose_kernel(cfg, mesh, row_lengths(config))
+
+
+def freeze(
+    params: Params,
+    cfg: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    spread: Sequence[str] = sharding.SPREAD,
+) -> Params:
+  """A network that is only read: in `cfg.dtype`, over the axes of `spread`."""
+  cast = functools.partial(cast_weights, cfg=cfg)
+  where = sharding.shardings(params, mesh, spread)
+  return jax.jit(cast, out_shardings=where)(params)
 
 
 def optimizer_config(section: Config, total_steps: int) -> OptimizerConfig:

@@ -7,17 +7,28 @@ with `config.pretraining_share`.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
+from etils import epath
 
-from rlhf import checkpoint, inference, loop, model, optim, sharding, update
+from rlhf import (
+    checkpoint,
+    compilation,
+    hosts,
+    inference,
+    loop,
+    model,
+    optim,
+    sharding,
+    update,
+)
 from rlhf.data import streams
 from rlhf.data.batches import TextBatch
 from rlhf.dims import Params
-from rlhf.losses import language_loss
+from rlhf.likelihood import log_probs_of
+from rlhf.losses import language_loss, next_tokens
 from rlhf.stages import setup as setup_lib
 
 
@@ -39,17 +50,25 @@ def language_term(
         cfg,
         dropout_key=key if dropout else None,
     )
-    logits_BTV = model.lm_logits(params, x_BTD, cfg)
-    return language_loss(logits_BTV, batch.tokens_BT, batch.loss_mask_BT)
+    log_probs_BT, hits_BT = log_probs_of(
+        params, x_BTD, next_tokens(batch.tokens_BT), cfg
+    )
+    return language_loss(log_probs_BT, hits_BT, batch.loss_mask_BT)
 
   return update.Term(name, loss, coefficient, micro_batches)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg',))
-def _loss_and_weight(params, batch, *, cfg):
+@functools.cache
+def _loss_and_weight(cfg: model.ModelConfig, mesh: jax.sharding.Mesh):
   term = language_term('evaluation', cfg, dropout=False)
-  loss, metrics = term.loss(params, batch, jax.random.key(0))
-  return loss, metrics['weight']
+
+  def function(params, batch):
+    loss, metrics = term.loss(params, batch, jax.random.key(0))
+    return loss, metrics['weight']
+
+  return jax.jit(
+      sharding.under(mesh, function), out_shardings=sharding.replicated(mesh)
+  )
 
 
 def mean_loss(
@@ -59,9 +78,9 @@ def mean_loss(
     mesh: jax.sharding.Mesh,
 ) -> float:
   """Mean loss over all target tokens of some batches, nats; no dropout."""
+  function = _loss_and_weight(cfg, mesh)
   pairs = [
-      _loss_and_weight(params, sharding.put_batch(batch, mesh), cfg=cfg)
-      for batch in batches
+      function(params, sharding.put_batch(batch, mesh)) for batch in batches
   ]
   losses, weights = np.array(jax.device_get(pairs)).T
   return float(np.sum(losses * weights) / np.sum(weights))
@@ -99,9 +118,11 @@ def run(config: setup_lib.Config) -> None:
   score = rm_score(setup) if config.select == 'rm_score' else None
   best = _Best(setup, cfg)
 
+  def batch(index):
+    return {'sft': setup.put(stream.batch(index), config.micro_batches)}
+
   def step(state, index):
-    batch = setup.put(stream.batch(index), config.micro_batches)
-    return train(state, {'sft': batch}, setup.key)
+    return train(state, batch(index), setup.key)
 
   def evaluate(state, done):
     loss = mean_loss(state.params, cfg, validation.once(), setup.mesh)
@@ -114,6 +135,7 @@ def run(config: setup_lib.Config) -> None:
     best.offer(merit, state.params, {'step': done} | metrics)
     return loop.Evaluation(metrics, samples)
 
+  compilation.ahead('sft', train, state, batch(0), setup.key)
   loop.run(
       'sft',
       state,
@@ -136,8 +158,12 @@ class _Best:
     self.facts: dict = {}
     # A resumed run goes on from the best so far; what an abandoned one left
     # behind does not count.
-    resumed = any((setup.workdir.path / 'checkpoints').glob('[0-9]*'))
-    if resumed and (self._directory / 'model.json').exists():
+    saved = setup.workdir.path / 'checkpoints'
+    if hosts.agree(
+        'a network was handed on',
+        lambda: any(saved.glob('[0-9]*'))
+        and (self._directory / 'model.json').exists(),
+    ):
       self.facts = checkpoint.read_facts(self._directory)
       self._merit = self.facts['merit']
 
@@ -154,7 +180,7 @@ def rm_score(setup: setup_lib.Setup) -> Callable:
     ValueError: if the config names no reward model.
   """
   config = setup.config
-  if not config.reward_model or not pathlib.Path(config.reward_model).exists():
+  if not config.reward_model or not epath.Path(config.reward_model).exists():
     raise ValueError(
         "select='rm_score' needs --config.reward_model=, the directory of a"
         ' finished reward model'

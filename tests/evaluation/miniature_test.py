@@ -39,7 +39,7 @@ def test_seeds_ask_different_questions():
 def test_text_loss_is_each_rows_mean_cross_entropy():
   cfg = lm.ModelConfig(
       layers=1, width=8, heads=2, head_size=4, context=8, vocab_size=11,
-      pad_id=0, init_std=None, dtype='float32', remat=False,
+      pad_id=0, init_std=None, dtype='float32', remat='none',
   )
   rng = np.random.default_rng(0)
   tokens_BT = rng.integers(1, 11, size=(5, 8)).astype(np.int32)

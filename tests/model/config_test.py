@@ -42,7 +42,9 @@ def test_parameter_count_has_a_closed_form(size):
   attention = 3 * (d * he + he) + he * d + d
   mlp = d * f + f + f * d + d
   layer = attention + mlp + 4 * d  # Two norms, scale and bias each.
-  tables = (cfg.vocab_size + cfg.context) * d
+  # 50,258 tokens in rows of 128: 50,304 = 393 * 128.
+  rows = 300 if size == 'mini' else 50304
+  tables = (rows + cfg.context) * d
   assert _count(cfg) == cfg.layers * layer + tables + 2 * d
 
 
@@ -55,6 +57,16 @@ def test_paper_sizes_share_what_the_paper_says_of_all():
     assert cfg.attention == 'alternating'
     # The 50,257 of the byte-level BPE, and a padding id that is none of them.
     assert (cfg.vocab_size, cfg.pad_id) == (50258, 50257)
+
+
+@pytest.mark.parametrize(
+    'multiple, rows', [(1, 40), (8, 40), (16, 48), (64, 64), (128, 128)]
+)
+def test_rows_of_the_token_table_are_rounded_up(make_cfg, multiple, rows):
+  cfg = make_cfg(vocab_multiple=multiple)
+  assert cfg.vocab_rows == rows
+  shapes = jax.eval_shape(lambda key: lm.init(key, cfg), jax.random.key(0))
+  assert shapes['embed']['tokens']['table'].shape == (rows, cfg.width)
 
 
 def test_weight_std():
@@ -83,6 +95,10 @@ def test_configs_can_be_static_arguments(make_cfg):
         ('mlp_ratio', 0, 'model.mlp_ratio=0'),
         ('attention', 'sparse', "model.attention='sparse'.*alternating"),
         ('dtype', 'float16', "model.dtype='float16'.*bfloat16"),
+        ('remat', True, 'model.remat=True.*full'),
+        ('kernel', 'flash', "model.kernel='flash'.*splash"),
+        ('vocab_multiple', 0, 'model.vocab_multiple=0'),
+        ('loss_chunk', -1, 'model.loss_chunk=-1'),
         ('reward_pooling', 'mean', "model.reward_pooling='mean'.*last"),
         ('dropout', 1.0, 'model.dropout=1.0'),
         ('dropout', -0.1, 'model.dropout=-0.1'),

@@ -26,7 +26,7 @@ def make_cfg() -> Callable[..., lm.ModelConfig]:
         pad_id=0,
         band=3,
         dtype='float32',
-        remat=False,
+        remat='none',
     )
     return lm.ModelConfig(**(tiny | changes))
 

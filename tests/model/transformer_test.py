@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf import model as lm
-from rlhf.model import transformer
+from rlhf.model import attention, transformer
 
 T = 9
 # Every token is another one, so that the gradient with respect to a token's row
@@ -248,15 +248,14 @@ def test_dropout_keeps_the_mean(make_cfg, make_params, silent):
   params = jax.tree.map(lambda x: x[0], params['layers'])
   x_BTD = np.random.default_rng(0).normal(size=(30, T, cfg.width))
   x_BTD = x_BTD.astype(np.float32)
-  bias_BTS = np.where(_within(T), 0.0, transformer.MASKED)[None]
-  bias_BTS = bias_BTS.astype(np.float32)
+  visible_BTS = jnp.asarray(_within(T))[None]
+  view = attention.View(visible_BTS, visible_BTS, jnp.asarray(ONE_T)[None])
 
   def added(deterministic):
     y_BTD, _ = _block(cfg, deterministic)(
         {'params': params},
         x_BTD,
-        bias_BTS,
-        bias_BTS,
+        view,
         False,
         None,
         rngs={'dropout': _key(1)},
@@ -294,7 +293,7 @@ def test_remat_and_unrolling_change_nothing(make_cfg, make_params):
 
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
-  got, want = run(unroll=True), run(remat=True)
+  got, want = run(unroll=True), run(remat='full')
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
   jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
@@ -414,7 +413,7 @@ def test_scales_follow_the_fan_in_and_nothing_else_changes(make_cfg):
       'layers/mlp/down/kernel': 1 / 16,
   }
   fixed = _paths(_init(make_cfg(init_std=0.02)))
-  other = make_cfg(init_std=None, remat=True, unroll=True, dtype='bfloat16')
+  other = make_cfg(init_std=None, remat='full', unroll=True, dtype='bfloat16')
   for path, leaf in _paths(_init(other)).items():
     if path in want:
       halved = path.endswith(('positions/table', 'out/kernel', 'down/kernel'))

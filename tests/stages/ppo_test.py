@@ -2,6 +2,7 @@
 """PPO and PPO-ptx, by the parts of `Trainer` and as whole tiny runs."""
 
 import copy
+import dataclasses
 import functools
 import json
 
@@ -14,8 +15,8 @@ import pytest
 from rlhf import checkpoint, inference, update
 from rlhf import model as lm
 from rlhf.experience import Networks
-from rlhf.losses import language_loss
-from rlhf.stages import gate, ppo
+from rlhf.losses import language_loss, next_tokens, token_log_probs
+from rlhf.stages import gate, ppo, ppo_programs
 from rlhf.stages import setup as setup_lib
 from rlhf.stages.sft import language_term
 from tests import tiny
@@ -63,11 +64,13 @@ def _record_updates(trainer):
 
   def policy_step(state, batch, key):
     batch_seen = jax.device_get(batch)
-    state, metrics = trainer._policy_step(state, batch, key)
+    state, metrics = trainer.programs.policy_step(state, batch, key)
     seen.append((batch_seen, jax.device_get(metrics), jax.device_get(state)))
     return state, metrics
 
-  watched._policy_step = policy_step
+  watched.programs = dataclasses.replace(
+      trainer.programs, policy_step=policy_step
+  )
   return watched, seen
 
 
@@ -143,9 +146,9 @@ def test_dropout_is_off(root, trainer, rolled):
   def draws(function, *args):
     return 'random_bits' in str(jax.make_jaxpr(function)(*args))
 
-  state = dropping.state
-  assert not draws(dropping._policy_step, state.policy, batch, key)
-  assert not draws(dropping._value_step, state.value, batch, key)
+  state, programs = dropping.state, dropping.programs
+  assert not draws(programs.policy_step, state.policy, batch, key)
+  assert not draws(programs.value_step, state.value, batch, key)
   networks = Networks(
       policy=state.policy.params,
       reference=dropping.reference,
@@ -154,7 +157,7 @@ def test_dropout_is_off(root, trainer, rolled):
   )
   prompts = trainer.prompts.batch(0)[0]
   scored = networks, prompts.tokens_BP, prompts.mask_BP, rolled[1], jnp.ones(())
-  assert not draws(dropping._score, *scored)
+  assert not draws(programs.score, *scored)
   # This is what a term that drops looks like.
   term = language_term('sft', cfg)
   assert draws(term.loss, state.policy.params, batch['ptx'], key)
@@ -232,7 +235,8 @@ def test_gamma_adds_exactly_gamma_times_the_pretraining_gradient(
 ):
   """Of the terms that PPO-ptx minimises; SGD's update at rate 1 is a gradient.
   """
-  terms, key = trainer.policy_terms(), jax.random.key(3)
+  terms = ppo_programs.policy_terms(trainer.setup.config, trainer.policy_cfg)
+  key = jax.random.key(3)
   gamma = trainer.c.ptx_coefficient
   assert gamma == 2.5
   batch = {'policy': rolled[0], 'ptx': trainer.ptx.batch(0)}
@@ -252,7 +256,8 @@ def test_gamma_adds_exactly_gamma_times_the_pretraining_gradient(
     text = batch['ptx']
     x_BTD = lm.forward(params, text.tokens_BT, text.segment_ids_BT, tiny.CFG)
     logits_BTV = lm.lm_logits(params, x_BTD, tiny.CFG)
-    return language_loss(logits_BTV, text.tokens_BT, text.loss_mask_BT)[0]
+    scores = token_log_probs(logits_BTV, next_tokens(text.tokens_BT))
+    return language_loss(*scores, text.loss_mask_BT)[0]
 
   want = pretraining_gradient(trainer.reference)
   _assert_close(
@@ -330,6 +335,8 @@ def test_adaptive_kl_moves_beta_after_it_was_used(trainer):
     [
         ({'ppo.batch': 10, 'ppo.minibatches': 4}, 'ppo.batch.*ppo.minibatches'),
         ({'ppo.batch': 12, 'ppo.micro_batches': 5}, 'ppo.micro_batches'),
+        ({'ppo.rollout_rows': 5}, 'ppo.rollout_rows=5.*ppo.batch=16'),
+        ({'ppo.score_rows': 6}, 'ppo.score_rows=6.*ppo.batch=16'),
         (
             {'ppo.batch': 8, 'ppo.minibatches': 2, 'ppo.whiten_rewards': True},
             'ppo.whiten_rewards',
