@@ -35,7 +35,7 @@ setuptools.setup(
         # The bounds on jax are those of requirements.txt.
         'tpu': ['jax[tpu]'],
         'gpu': ['jax[cuda12]'],
-        # launch/plan.py compiles for TPUs with libtpu, on a machine without one.
+        # launch/plan.py compiles for TPUs where there is none, with libtpu.
         'plan': ['jax[tpu]'],
         'dev': [
             'jax[tpu]',  # The plan's tests.

@@ -41,9 +41,39 @@ PLANS: tuple[tuple[str, str], ...] = (
     ('SFT 6.7B', f'{_SFT}:6b --topology=v5e:4x4'),
     ('SFT 6.7B', f'{_SFT}:6b --topology=v5p:2x2x1'),
     (
+        'PPO-ptx 175B + 6.7B',
+        f'{_PPO}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=8 --config.ppo.ptx_micro_batches=64'
+        ' --config.ppo.rollout_tensor=16 --config.ppo.rollout_rows=64'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 175B + 6.7B',
+        f'{_PPO}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=32 --config.ppo.ptx_micro_batches=64'
+        ' --config.ppo.micro_batches=8 --config.ppo.rollout_rows=32'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 1.3B + 6.7B',
+        f'{_PPO}:1.3b --topology=v5e:4x4 --config.ppo.micro_batches=4'
+        ' --config.ppo.ptx_micro_batches=16 --config.ppo.rollout_rows=64'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 1.3B + 6.7B',
+        f'{_PPO}:1.3b --topology=v5p:2x2x1 --config.ppo.ptx_micro_batches=8'
+        ' --config.ppo.rollout_rows=128 --config.ppo.score_rows=128',
+    ),
+    (
         'SFT 175B',
         f'{_SFT}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
         ' --config.mesh.tensor=32',
+    ),
+    (
+        'SFT 175B',
+        f'{_SFT}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=8',
     ),
     (
         'SFT 175B',
@@ -51,9 +81,10 @@ PLANS: tuple[tuple[str, str], ...] = (
         ' --config.mesh.tensor=4',
     ),
     (
-        'SFT 175B',
-        f'{_SFT}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=8',
+        'PPO-ptx 1.3B + 6.7B',
+        f'{_PPO}:1.3b --topology=v5e:2x4 --config.ppo.micro_batches=8'
+        ' --config.ppo.ptx_micro_batches=64 --config.ppo.rollout_rows=32'
+        ' --config.ppo.score_rows=32',
     ),
 )
 
@@ -61,7 +92,7 @@ PLANS: tuple[tuple[str, str], ...] = (
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
-  page = pathlib.Path(_WRITE.value)
+  page = pathlib.Path(_WRITE.value or '')
   record = page.with_suffix('.json')
   found = json.loads(record.read_text()) if record.exists() else {}
   for title, arguments in PLANS:

@@ -158,7 +158,9 @@ def generate(
 
   def one_token(carry):
     t, x_BD, cache, samples = carry
-    logits_BV = constrain(lm.lm_logits(params, x_BD, cfg), 'draw_BV')
+    # First where the product leaves them, or the table would be gathered.
+    logits_BV = constrain(lm.lm_logits(params, x_BD, cfg), 'logits_BV')
+    logits_BV = constrain(logits_BV, 'draw_BV')
     draw_key = jax.random.fold_in(key, t)
     tokens_B, log_probs_B = draw(logits_BV, draw_key, sampling)
     alive = ~samples.finished

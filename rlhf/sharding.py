@@ -62,6 +62,7 @@ ACTIVATIONS: dict[str, P] = {
     'keys_BSHE': P(ROWS, None, 'tensor', None),
     'mlp_BTF': P(ROWS, 'sequence', 'tensor'),
     'logits_BTV': P(ROWS, 'sequence', 'tensor'),
+    'logits_BV': P(ROWS, 'tensor'),
     # The same with the rows cut into shares G, one for each copy of the model.
     'hidden_GBTD': P(ROWS, None, 'sequence', None),
     'logits_GBTV': P(ROWS, None, 'sequence', 'tensor'),

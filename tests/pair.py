@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes on this machine that play two hosts, two fake devices each."""
+"""Two processes on this machine that play two hosts, with fake devices."""
 
 import contextlib
 import os
@@ -20,12 +20,13 @@ class Pair:
       self,
       arguments: Callable[[int, int], Sequence[str]],
       folder: pathlib.Path,
+      devices: int,
   ):
     """Starts them: `arguments(port, index)` follow `python`."""
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
-    flags = '--xla_force_host_platform_device_count=2'
+    flags = f'--xla_force_host_platform_device_count={devices}'
     flags = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
     self._logs = [folder / f'log{index}' for index in range(2)]
     self.processes = []
@@ -67,10 +68,13 @@ class Pair:
 
 @contextlib.contextmanager
 def pair(
-    arguments: Callable[[int, int], Sequence[str]], folder: pathlib.Path
+    arguments: Callable[[int, int], Sequence[str]],
+    folder: pathlib.Path,
+    *,
+    devices: int = 2,
 ) -> Iterator[Pair]:
-  """A `Pair` that does not outlive the test."""
-  both = Pair(arguments, folder)
+  """A `Pair` that does not outlive the test, of `devices` each."""
+  both = Pair(arguments, folder, devices)
   try:
     yield both
   finally:

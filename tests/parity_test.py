@@ -21,16 +21,12 @@ a smaller one its updates are made of the rounding errors of what is zero.
 """
 
 import concurrent.futures
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import pair as pairs
 from tests import parity
-from tests.conftest import ROOT
 
 BOUND = 1e-5
 STAGES = ('sft', 'rm', 'rollout', 'policy', 'value')
@@ -166,21 +162,14 @@ def test_what_is_compared_could_differ(computed):
 def by_two_hosts(tmp_path_factory):
   """The numbers of the mesh `mixed`, as each of two processes has them."""
   folder = tmp_path_factory.mktemp('two_hosts')
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  env = dict(os.environ)
-  env['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
-  command = (sys.executable, '-m', 'tests.parity', folder, 'mixed', str(port))
-  processes = [
-      subprocess.Popen(
-          [*command, str(index)],
-          cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True,
-      )
-      for index in range(2)
-  ]
-  errors = [process.communicate(timeout=600)[1] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], errors
+
+  def arguments(port, index):
+    return ['-m', 'tests.parity', str(folder), 'mixed', str(port), str(index)]
+
+  with pairs.pair(arguments, folder, devices=4) as both:
+    for index in range(2):
+      code, log = both.wait(index, 600)
+      assert code == 0, log
   return [dict(np.load(folder / f'mixed_{index}.npz')) for index in range(2)]
 
 

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Iterator
 
 from rlhf import model, sharding
+from rlhf.planning import estimate, traffic, works
 from rlhf.planning import topology as topology_lib
-from rlhf.planning import traffic, works
 from rlhf.planning.plan import GIB, Plan, ProgramPlan
 from rlhf.stages import setup
 
@@ -58,6 +58,7 @@ def warnings(plan: Plan) -> list[str]:
     found += _kernels(plan, program)
     found += _collectives(plan, program)
     found += _gathered_weights(program)
+    found += _padded_cache(plan, program)
     found += _loops(program)
   return list(dict.fromkeys(found))
 
@@ -157,6 +158,22 @@ def _gathered_weights(program: ProgramPlan) -> Iterator[str]:
         f'generate: every token gathers {gathered / GIB:.2f} GiB, of'
         f' {weights / GIB:.2f} GiB of weights on a device: they lie where'
         ' decoding does not want them. Look at ppo.rollout_tensor'
+    )
+
+
+def _padded_cache(plan: Plan, program: ProgramPlan) -> Iterator[str]:
+  if program.name != 'generate' or plan.topology.chip.nominal:
+    return
+  (work,) = program.works
+  padding = estimate.cache_padding(work, program.layout)
+  # Of little, even twice as much is little.
+  cache = traffic.cache_bytes(work, program.layout)
+  if (padding - 1) * cache > 0.02 * plan.topology.hbm_limit_bytes:
+    heads = work.cfg.heads // program.layout.tensor
+    yield (
+        f'generate: {heads} heads a device are stored as {padding * heads:.0f},'
+        f' so the cache takes {padding:.2f} times its {cache / GIB:.1f} GiB.'
+        ' Less ppo.rollout_tensor would leave a multiple of 8'
     )
 
 

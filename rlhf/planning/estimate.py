@@ -7,6 +7,7 @@ the compiler says. Bytes are of one device.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from jax.sharding import Mesh
@@ -134,6 +135,12 @@ def working_bytes(
   return gradients + max(peaks, default=0.0)
 
 
+def cache_padding(work: works.Work, at: traffic.Layout) -> float:
+  """What a TPU stores of a cache, over what is in it: heads are tiled by 8."""
+  heads = work.cfg.heads / at.tensor
+  return 8 * math.ceil(heads / 8) / heads
+
+
 @functools.cache
 def _activations(work: works.Work, at: traffic.Layout, kernel: str) -> float:
   cfg, train = work.cfg, work.kind == 'train'
@@ -160,9 +167,10 @@ def _activations(work: works.Work, at: traffic.Layout, kernel: str) -> float:
     layer += 3 * _F32 * rows * positions * cfg.vocab_rows / at.tensor
     weights += 2 * size * cfg.vocab_rows * cfg.width / at.tensor
   if work.kind == 'decode':
-    # The prompts' keys and values, before there is room for the responses'.
-    kept += traffic.cache_bytes(work, at) * work.tokens / (
-        work.tokens + work.new_tokens
-    )
+    cache, padding = traffic.cache_bytes(work, at), cache_padding(work, at)
+    prompts = work.tokens / (work.tokens + work.new_tokens)
+    # The prompts' keys and values as they are made, and turned round, before
+    # there is room for the responses'.
+    kept += cache * (padding - 1) + 2 * padding * cache * prompts
     layer /= 2
   return kept + layer + weights

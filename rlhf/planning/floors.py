@@ -49,11 +49,19 @@ class Floors:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Bytes that a device sends, among the devices along some axes of a mesh."""
+  """Bytes that a device sends, among the devices along some axes of a mesh.
+
+  Attributes:
+    axes: of the mesh.
+    group_size: devices that take part together.
+    wire_bytes: sent by one of them.
+    between_slices: whether they leave the slice; None: some may, see `split`.
+  """
 
   axes: tuple[str, ...]
   group_size: int
   wire_bytes: float
+  between_slices: bool | None = None
 
 
 def floors(
@@ -101,6 +109,8 @@ def split(traffic: Traffic, slices: int) -> tuple[float, float]:
   (g-1)/g.
   """
   size, total = traffic.group_size, traffic.wire_bytes
+  if traffic.between_slices is not None:
+    return (0.0, total) if traffic.between_slices else (total, 0.0)
   if slices == 1 or 'data' not in traffic.axes or size < slices:
     return total, 0.0
   whole = total / ((size - 1) / size)

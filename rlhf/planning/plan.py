@@ -15,6 +15,7 @@ from rlhf.planning import compiled as compiled_lib
 from rlhf.planning import cost, traffic, works
 from rlhf.planning import floors as floors_lib
 from rlhf.planning import programs as programs_lib
+from rlhf.planning.shapes import bytes_per_device
 from rlhf.planning.topology import Topology
 from rlhf.planning.topology import mesh as mesh_of
 from rlhf.stages import setup
@@ -172,7 +173,7 @@ def make(
   mesh = mesh_of(topology, config.mesh)
   built = programs_lib.build(config, mesh)
   residents = {
-      name: float(programs_lib.bytes_per_device(tree))
+      name: float(bytes_per_device(tree))
       for name, tree in built.residents.items()
   }
   done = []
@@ -223,7 +224,12 @@ def _program_plan(config, topology, residents, found) -> ProgramPlan:
     ]
   else:
     sent = [
-        floors_lib.Traffic(one.axes, one.group_size, one.total_wire_bytes)
+        floors_lib.Traffic(
+            one.axes,
+            one.group_size,
+            one.total_wire_bytes,
+            one.between_slices,
+        )
         for one in found.analysis.collectives
     ]
     # What it does, where that is more than it must: rows that don't divide.
@@ -253,7 +259,7 @@ def parts(plan: Plan, program: ProgramPlan) -> dict[str, float]:
   result = {name: float(size) for name, size in plan.residents.items()}
   arguments = program.compiled.program.args
   if program.name == 'generate':
-    weights = programs_lib.bytes_per_device(arguments[0])
+    weights = bytes_per_device(arguments[0])
     result['rollout weights'] = float(weights)
     result['cache'] = traffic.cache_bytes(program.works[0], program.layout)
   rest = program.hbm_bytes - sum(result.values())

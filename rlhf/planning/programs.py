@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from rlhf import experience as experience_lib
 from rlhf import optim, sampling, sharding, update
 from rlhf.planning import shapes, works
-from rlhf.planning.shapes import Shapes, bytes_per_device  # noqa: F401
+from rlhf.planning.shapes import Shapes
 from rlhf.stages import ppo_programs, reward, sft
 from rlhf.stages import setup as setup_lib
 

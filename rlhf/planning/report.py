@@ -18,7 +18,8 @@ WIDTH = 100
 DISCLAIMER = (
     'Compiled, never run. Memory and collectives are the compiler\'s; FLOPs and'
     ' floors are arithmetic on public peaks. Seconds are bounds from below, MFU'
-    ' from above: no host, no input, no stragglers, no fragmented memory.'
+    ' from above: no host, no input, no stragglers, no fragmented memory. Model'
+    ' FLOPs by PaLM\'s convention: attention unmasked, nothing done twice.'
 )
 _FLOORS = {
     'compute': 'FLOPs',

@@ -104,7 +104,9 @@ def policy_terms(
       micro_batches=c.ptx_micro_batches or c.micro_batches,
       dropout=False,
   )
-  return policy, ptx
+  # The longer of the two first: where it is accumulated over many micro-batches
+  # no other gradient waits beside it in memory.
+  return ptx, policy
 
 
 def updates(config: setup_lib.Config) -> int:

@@ -115,6 +115,7 @@ def test_sft_of_1_3b_on_eight_v5e():
   assert found['petaflop_s_days'] == pytest.approx(0.053, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_screen_says_that_nothing_was_run(tiny_ppo):
   done = _plan(
       '--config=configs/sft.py', '--topology=cpu:1', '--effort=fast',

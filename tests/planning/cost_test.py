@@ -20,7 +20,7 @@ _CFG = dataclasses.replace(tiny.CFG, loss_chunk=4, remat='full')
 
 
 def _work(kind='train', cfg=_CFG, **changes):
-  return works.Work('sft', cfg, kind, rows=3, tokens=8, head_tokens=8, **changes)
+  return works.Work('sft', cfg, kind, 3, 8, head_tokens=8, **changes)
 
 
 # -- Parameters and FLOPs -----------------------------------------------------
@@ -147,7 +147,8 @@ def test_a_network_that_is_spread_over_nothing_gathers_nothing():
 
 
 def test_sequence_gathers_keys_and_values():
-  at = traffic.layout({'data': 1, 'fsdp': 1, 'tensor': 2, 'sequence': 4})
+  sizes = {'data': 1, 'fsdp': 1, 'tensor': 2, 'sequence': 4}
+  at = traffic.layout(sizes, {'sft': ()})  # Its weights are not spread.
   work = _work('forward')
   wire = traffic.wire(works.Call('score', (work,)), at)
   # f32 keys and values of 12 / 2 numbers of 3 x 8 tokens, in 2 layers.
@@ -204,6 +205,11 @@ def test_of_several_slices_every_byte_leaves_once():
   assert floors.split(whole, 2) == pytest.approx((120, 20))
   inside = floors.Traffic(('fsdp',), 4, 60)
   assert floors.split(inside, 2) == (60, 0)
+  # A compiled program tells them apart itself.
+  told = floors.Traffic(('data',), 2, 60, between_slices=True)
+  assert floors.split(told, 2) == (0, 60)
+  told = floors.Traffic(('data',), 2, 60, between_slices=False)
+  assert floors.split(told, 2) == (60, 0)
 
 
 def test_links_of_axes_that_do_not_wrap_count_half():

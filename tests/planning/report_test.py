@@ -221,6 +221,13 @@ def test_a_decoder_that_gathers_weights_each_token():
   )
 
 
+def test_a_cache_that_is_padded():
+  # 24 heads on 8 devices: 3 on each, 18 of 144 GiB (256 rows of 576 MiB).
+  (warning,) = advice.warnings(_rollout(rows=256))
+  assert '3 heads a device are stored as 8' in warning
+  assert 'takes 2.67 times its 18.0 GiB' in warning
+
+
 # -- Advice -------------------------------------------------------------------
 
 

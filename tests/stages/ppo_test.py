@@ -378,7 +378,8 @@ def test_run_hands_on_the_moving_average(unbroken, trainer):
   handed_on, cfg, facts = checkpoint.load_model(unbroken)
   tiny.assert_same(handed_on, state.policy.ema)
   _assert_close(handed_on, average, atol=1e-6)
-  assert cfg == trainer.policy_cfg
+  # Which kernel it runs on is for the next devices to say.
+  assert cfg == dataclasses.replace(trainer.policy_cfg, kernel='auto')
   assert facts['iterations'] == 3 and facts['updates'] == len(seen) == 6
   assert json.loads((unbroken / 'results.json').read_text()) == facts
 
