@@ -217,11 +217,12 @@ def shardings(
 def under(mesh: Mesh, function: Callable) -> Callable:
   """`function`, traced so that `constrain` sees the mesh. To be jitted."""
 
-  @functools.wraps(function)
   def traced(*args, **kwargs):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       return function(*args, **kwargs)
 
+  # The program's name in profiles and logs; a partial has none.
+  traced.__name__ = getattr(function, 'func', function).__name__
   return traced
 
 
