@@ -75,12 +75,14 @@ def main() -> None:
   whole = None
   for chunk in CHUNKS:
     program = compiled(chunk, args)
+    memory = program.memory_analysis()
+    assert memory is not None
     _, gradients = program(*args)
     whole = gradients if whole is None else whole
     print(json.dumps({
         'loss_chunk': chunk,
         'logits_bytes': 4 * ROWS * (chunk or TOKENS) * VOCABULARY,
-        'temporary_bytes': program.memory_analysis().temp_size_in_bytes,
+        'temporary_bytes': memory.temp_size_in_bytes,
         'seconds': round(seconds(program, args), 3),
         'difference': difference(gradients, whole),
         'device': jax.devices()[0].device_kind,

@@ -39,7 +39,7 @@ _WRITE = flags.DEFINE_string(
 
 DEVICES = (1, 2, 4, 8)
 LAYERS = (8, 32)
-MODEL = dict(
+MODEL: dict = dict(
     width=512,
     heads=8,
     head_size=64,
