@@ -124,6 +124,16 @@ def model(size: str, **changes) -> dict:
   return SIZES[size] | changes
 
 
+def run_model(size: str, **changes) -> dict:
+  """How a network that was trained before is run; what it is, it brings along.
+
+  At the GPT-3 sizes the fields that trade memory for time are there to be set.
+  """
+  if size == 'mini':
+    return changes
+  return dict(remat='full', kernel='auto', loss_chunk=512) | changes
+
+
 def adam(learning_rate: float, **changes) -> dict:
   """Adam with GPT-3's betas."""
   return dict(

@@ -26,6 +26,7 @@ def get_config(size: str = 'mini'):
   c.requires.rm = 'configs/rm.py:mini' if mini else 'configs/rm.py:6b'
   c.labeler_agreement = 0.726  # Paper, 3.3; what the gate takes for ceiling.
   c.temperature = 1.0  # Paper, C.4.
+  c.run_model = common.run_model(size)  # Of all four networks.
   c.data.ptx_row_tokens = 64 if mini else 2048  # Paper, C.4: the context.
   if mini:
     c.ppo = common.ppo(

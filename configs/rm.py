@@ -41,7 +41,8 @@ def get_config(size: str = 'mini'):
   c.epochs = 2 if mini else 1  # Paper, C.2: more epochs overfit.
   # What the scalar head reads. Paper: the last token; the miniature's network
   # is too small to gather the whole response there.
-  c.run_model = dict(
+  c.run_model = common.run_model(
+      size,
       reward_pooling='last_and_mean' if mini else 'last',
       dropout=0.0,  # Ours: not printed; SFT alone drops out.
   )

@@ -36,7 +36,9 @@ def get_config(size: str = 'mini'):
   c.select = 'loss'
   c.reward_model = ''
   c.temperature = 1.0  # Paper, C.4.
-  c.run_model = dict(dropout=0.0 if mini else 0.2)  # Paper, 3.4.
+  c.run_model = common.run_model(
+      size, dropout=0.0 if mini else 0.2  # Paper, 3.4.
+  )
   c.optimizer = common.adam(
       common.by_size(size, 2e-3, 9.65e-6, 9.65e-6, 5.03e-6),  # Paper, C.1.
       schedule='cosine',  # Paper, 3.4.

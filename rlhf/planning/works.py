@@ -100,7 +100,9 @@ def networks(config: Config) -> dict[str, model.ModelConfig]:
   )
   if config.stage != 'ppo':
     return {config.stage: trained}
-  reward = network_config(config, config.reward_model)
+  reward = dataclasses.replace(
+      network_config(config, config.reward_model), **changes
+  )
   return {
       'policy': trained,
       'reference': trained,
