@@ -80,12 +80,6 @@ PLANS: tuple[tuple[str, str], ...] = (
         f'{_SFT}:175b --topology=v5p:2x4x4 --config.mesh.fsdp=8'
         ' --config.mesh.tensor=4',
     ),
-    (
-        'PPO-ptx 1.3B + 6.7B',
-        f'{_PPO}:1.3b --topology=v5e:2x4 --config.ppo.micro_batches=8'
-        ' --config.ppo.ptx_micro_batches=64 --config.ppo.rollout_rows=32'
-        ' --config.ppo.score_rows=32',
-    ),
 )
 
 

@@ -17,6 +17,11 @@ scored, and 8 updates with 8 rows of pretraining text for each response. MFU
 counts the FLOPs of the model (PaLM, appendix B), not those computed again.
 "Sent" is what one chip sends in a step. Petaflop/s-days are of the whole run,
 at the paper's sizes; the paper reports 4.9 for SFT and 60 for PPO-ptx of 175B.
+
+Where a row FITS and none shows the next smaller slice, there is none on sale,
+or weights, moments and gradients alone are more than it holds. 256 chips are
+the largest slice of v5e. Weights are spread within a slice, so that more slices
+of the same size don't help.
 '''
 
 
