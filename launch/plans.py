@@ -26,66 +26,13 @@ _ONLY = flags.DEFINE_string(
     'only', '', 'Run the rows that begin so; of the others those not yet run.'
 )
 
-_SFT, _PPO = '--config=configs/sft.py', '--config=configs/ppo_ptx.py'
-# What a row is called, and the flags of launch/plan.py.
-PLANS: tuple[tuple[str, str], ...] = (
-    (
-        'SFT 1.3B',
-        f'{_SFT}:1.3b --topology=v5e:2x2 --config.micro_batches=4',
-    ),
-    ('SFT 1.3B', f'{_SFT}:1.3b --topology=v5p:2x2x1'),
-    (
-        'SFT 6.7B',
-        f'{_SFT}:6b --topology=v5e:2x4 --config.micro_batches=4',
-    ),
-    ('SFT 6.7B', f'{_SFT}:6b --topology=v5e:4x4'),
-    ('SFT 6.7B', f'{_SFT}:6b --topology=v5p:2x2x1'),
-    (
-        'PPO-ptx 175B + 6.7B',
-        f'{_PPO}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=8 --config.ppo.ptx_micro_batches=64'
-        ' --config.ppo.rollout_tensor=16 --config.ppo.rollout_rows=64'
-        ' --config.ppo.score_rows=64',
-    ),
-    (
-        'PPO-ptx 175B + 6.7B',
-        f'{_PPO}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=32 --config.ppo.ptx_micro_batches=64'
-        ' --config.ppo.micro_batches=8 --config.ppo.rollout_rows=32'
-        ' --config.ppo.score_rows=64',
-    ),
-    (
-        'PPO-ptx 1.3B + 6.7B',
-        f'{_PPO}:1.3b --topology=v5e:4x4 --config.ppo.micro_batches=4'
-        ' --config.ppo.ptx_micro_batches=16 --config.ppo.rollout_rows=64'
-        ' --config.ppo.score_rows=64',
-    ),
-    (
-        'PPO-ptx 1.3B + 6.7B',
-        f'{_PPO}:1.3b --topology=v5p:2x2x1 --config.ppo.ptx_micro_batches=8'
-        ' --config.ppo.rollout_rows=128 --config.ppo.score_rows=128',
-    ),
-    (
-        'SFT 175B',
-        f'{_SFT}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=32',
-    ),
-    (
-        'SFT 175B',
-        f'{_SFT}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=8',
-    ),
-    (
-        'SFT 175B',
-        f'{_SFT}:175b --topology=v5p:2x4x4 --config.mesh.fsdp=8'
-        ' --config.mesh.tensor=4',
-    ),
-)
-
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
+  # Late, for it imports jax.
+  from rlhf.planning.page import PLANS, command, write
+
   page = pathlib.Path(_WRITE.value or '')
   record = page.with_suffix('.json')
   found = json.loads(record.read_text()) if record.exists() else {}
@@ -96,15 +43,7 @@ def main(argv):
       found[arguments] = run(arguments)
       record.write_text(json.dumps(found, indent=1) + '\n')
   rows = [(title, a, found[a]) for title, a in PLANS]
-  # Late, for it imports jax.
-  from rlhf.planning import page as page_lib
-
-  page.write_text(page_lib.write(rows, command))
-
-
-def command(arguments: str) -> str:
-  """As one would type it."""
-  return f'python launch/plan.py {arguments}'
+  page.write_text(write(rows))
 
 
 def run(arguments: str) -> dict:
@@ -117,7 +56,7 @@ def run(arguments: str) -> dict:
       check=False,
   )
   if done.returncode:
-    sys.exit(f'error: it failed: {command(arguments)}')
+    sys.exit(f'error: launch/plan.py failed: {arguments}')
   return json.loads(done.stdout)
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import jax
 
+from rlhf import hosts
 from rlhf.display import say
 
+# Seconds that other hosts may take longer to compile a program.
+_PATIENCE = 1800.0
 # Seconds under which a compilation is not worth a line.
 _QUIET = 5.0
 
@@ -34,6 +37,9 @@ def ahead(name: str, jitted: Any, *args: Any) -> Any:
   lowered = jitted.lower(*args)
   compiled = lowered.compile()
   seconds = time.monotonic() - start
+  # One host may have it from its cache and another not; in the first step the
+  # one would wait for the other in a collective, which is less patient.
+  hosts.barrier(f'{name} is compiled', seconds=_PATIENCE)
   if seconds > _QUIET:
     say(f'{name}: compiled in {seconds:.0f} s{_memory(compiled)}')
   return jax.tree.map(

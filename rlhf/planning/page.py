@@ -2,7 +2,63 @@
 """Plans as a page: what launch/plan.py --json printed, in two tables a reader
 can check against the commands below them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+_SFT, _PPO = '--config=configs/sft.py', '--config=configs/ppo_ptx.py'
+# What a row is called, and the flags of launch/plan.py.
+PLANS: tuple[tuple[str, str], ...] = (
+    (
+        'SFT 1.3B',
+        f'{_SFT}:1.3b --topology=v5e:2x2 --config.micro_batches=4',
+    ),
+    ('SFT 1.3B', f'{_SFT}:1.3b --topology=v5p:2x2x1'),
+    (
+        'SFT 6.7B',
+        f'{_SFT}:6b --topology=v5e:2x4 --config.micro_batches=4',
+    ),
+    ('SFT 6.7B', f'{_SFT}:6b --topology=v5e:4x4'),
+    ('SFT 6.7B', f'{_SFT}:6b --topology=v5p:2x2x1'),
+    (
+        'PPO-ptx 175B + 6.7B',
+        f'{_PPO}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=8 --config.ppo.ptx_micro_batches=64'
+        ' --config.ppo.rollout_tensor=16 --config.ppo.rollout_rows=64'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 175B + 6.7B',
+        f'{_PPO}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=32 --config.ppo.ptx_micro_batches=64'
+        ' --config.ppo.micro_batches=8 --config.ppo.rollout_rows=32'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 1.3B + 6.7B',
+        f'{_PPO}:1.3b --topology=v5e:4x4 --config.ppo.micro_batches=4'
+        ' --config.ppo.ptx_micro_batches=16 --config.ppo.rollout_rows=64'
+        ' --config.ppo.score_rows=64',
+    ),
+    (
+        'PPO-ptx 1.3B + 6.7B',
+        f'{_PPO}:1.3b --topology=v5p:2x2x1 --config.ppo.ptx_micro_batches=8'
+        ' --config.ppo.rollout_rows=128 --config.ppo.score_rows=128',
+    ),
+    (
+        'SFT 175B',
+        f'{_SFT}:175b --topology=v5e:16x16 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=32',
+    ),
+    (
+        'SFT 175B',
+        f'{_SFT}:175b --topology=v5p:4x4x4 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=8',
+    ),
+    (
+        'SFT 175B',
+        f'{_SFT}:175b --topology=v5p:2x4x4 --config.mesh.fsdp=8'
+        ' --config.mesh.tensor=4',
+    ),
+)
 
 _HEAD = '''# What the paper's models need
 
@@ -25,14 +81,16 @@ of the same size don't help.
 '''
 
 
-def write(
-    rows: Sequence[tuple[str, str, dict]], command: Callable[[str], str]
-) -> str:
+def command(arguments: str) -> str:
+  """As one would type it."""
+  return f'python launch/plan.py {arguments}'
+
+
+def write(rows: Sequence[tuple[str, str, dict]]) -> str:
   """The page.
 
   Args:
     rows: title, arguments of launch/plan.py, and the JSON that it printed.
-    command: arguments as one would type them.
   """
   lines = [
       _HEAD,

@@ -4,7 +4,6 @@
 import json
 import pathlib
 
-from launch import plans
 from rlhf.planning import page
 
 _RESULTS = pathlib.Path(__file__).parents[2] / 'docs' / 'results'
@@ -38,7 +37,7 @@ _PLAN = {
 
 
 def _page(plan):
-  return page.write([('SFT', '--size=1', plan)], plans.command)
+  return page.write([('SFT', '--size=1', plan)])
 
 
 def test_a_plan_that_fits():
@@ -66,6 +65,6 @@ def test_one_that_does_not_has_no_other_numbers():
 
 def test_the_page_on_record_is_that_of_its_numbers():
   found = json.loads((_RESULTS / 'plan.json').read_text())
-  rows = [(title, a, found[a]) for title, a in plans.PLANS]
-  assert (_RESULTS / 'plan.md').read_text() == page.write(rows, plans.command)
+  rows = [(title, a, found[a]) for title, a in page.PLANS]
+  assert (_RESULTS / 'plan.md').read_text() == page.write(rows)
   assert all(plan['effort'] == 'default' for plan in found.values())
