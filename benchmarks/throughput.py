@@ -24,10 +24,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import jax
 import numpy as np
 
-from rlhf import model, optim, sampling, sharding, update
+from rlhf import inference, model, optim, sampling, sharding, update
 from rlhf.data.batches import TextBatch
 from rlhf.planning import cost, works
-from rlhf.stages import ppo_programs
 from rlhf.stages.sft import language_term
 
 # bf16, without sparsity: NVIDIA's data sheets.
@@ -84,7 +83,7 @@ def training(cfg, mesh, args, params) -> dict:
 def decoding(cfg, mesh, args, params) -> dict:
   """Responses of full length to a batch of prompts."""
   rollout_mesh = sharding.rollout_mesh(mesh)
-  weights = ppo_programs.lay_out(params, cfg, rollout_mesh)(params)
+  weights = inference.lay_out(params, cfg, rollout_mesh, ('tensor',))(params)
   new, prompt = args.new_tokens, args.prompt_tokens
   # No stop token is ever drawn: every response has its full length.
   draw = sampling.SamplingConfig(max_tokens=new, stop_tokens=(cfg.pad_id,))

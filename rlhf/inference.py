@@ -193,9 +193,29 @@ def rollout_weights(
   if mesh is None or mesh.size == 1:
     return params, mesh
   mesh = sharding.rollout_mesh(mesh)
-  where = sharding.shardings(params, mesh, ('tensor',))
+  return lay_out(params, cfg, mesh, ('tensor',))(params), mesh
+
+
+def lay_out(
+    params: Params,
+    cfg: lm.ModelConfig,
+    mesh: jax.sharding.Mesh,
+    spread: Sequence[str],
+) -> jax.stages.Wrapped:
+  """Jitted `training weights -> weights that are only read`, in `cfg.dtype`.
+
+  For decoding they are spread over `tensor` alone: in training a weight's parts
+  lie on `fsdp` too, and a decoder would gather the network for every token.
+
+  Args:
+    params: of the shapes that the program will be given; may be shapes alone.
+    cfg: the model's.
+    mesh: where they are to lie.
+    spread: the mesh axes that they are spread over; copied over the others.
+  """
+  where = sharding.shardings(params, mesh, spread)
   cast = functools.partial(lm.cast_weights, cfg=cfg)
-  return jax.jit(cast, out_shardings=where)(params), mesh
+  return jax.jit(cast, out_shardings=where)
 
 
 def _over(

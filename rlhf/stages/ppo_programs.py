@@ -23,8 +23,8 @@ import optax
 
 from rlhf import experience as experience_lib
 from rlhf import model, optim, sharding, update
-from rlhf.dims import Params
 from rlhf.experience import Experience
+from rlhf.inference import lay_out
 from rlhf.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.sampling import SamplingConfig, generate
 from rlhf.stages import setup as setup_lib
@@ -193,7 +193,7 @@ def build(
   )
   return Programs(
       rollout_mesh=rollout_mesh,
-      lay_out=lay_out(policy.params, policy_cfg, rollout_mesh),
+      lay_out=lay_out(policy.params, policy_cfg, rollout_mesh, ('tensor',)),
       generate=jax.jit(
           sharding.under(
               rollout_mesh,
@@ -232,18 +232,3 @@ def build(
 
 def _join(*parts):
   return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-def lay_out(
-    params: Params, cfg: model.ModelConfig, mesh: jax.sharding.Mesh
-) -> Any:
-  """Jitted `training weights -> rollout weights`, of the shapes of `params`.
-
-  In training a weight's parts lie on `fsdp`; decoding from there would gather
-  the network again for every token. Here it is gathered once a rollout, in
-  `cfg.dtype`, and each copy is split over `tensor` alone.
-  """
-  return jax.jit(
-      functools.partial(model.cast_weights, cfg=cfg),
-      out_shardings=sharding.shardings(params, mesh, ('tensor',)),
-  )

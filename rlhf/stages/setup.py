@@ -14,9 +14,9 @@ from rlhf import checkpoint, sharding, update
 from rlhf.data import packing, streams
 from rlhf.data.prompting import PromptFormat
 from rlhf.dims import Batch, Params
-from rlhf.inference import Codec
+from rlhf.inference import Codec, lay_out
 from rlhf.loop import LoopConfig
-from rlhf.model import ModelConfig, cast_weights, choose_kernel
+from rlhf.model import ModelConfig, choose_kernel
 from rlhf.optim import OptimizerConfig
 from rlhf.sampling import SamplingConfig
 from rlhf.workdir import Workdir
@@ -190,9 +190,7 @@ def freeze(
     spread: Sequence[str] = sharding.SPREAD,
 ) -> Params:
   """A network that is only read: in `cfg.dtype`, over the axes of `spread`."""
-  cast = functools.partial(cast_weights, cfg=cfg)
-  where = sharding.shardings(params, mesh, spread)
-  return jax.jit(cast, out_shardings=where)(params)
+  return lay_out(params, cfg, mesh, spread)(params)
 
 
 def optimizer_config(section: Config, total_steps: int) -> OptimizerConfig:
