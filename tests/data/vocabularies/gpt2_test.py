@@ -1,71 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The miniature's words, and GPT-2's BPE against its algorithm."""
+"""GPT-2's BPE against its algorithm."""
 
 import functools
 import gzip
 import json
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from rlhf.data import vocabularies
-
-WORDS = vocabularies.WordVocabulary(['a', 'fox', ':', '.'])
-
-TEXTS = [
-    'hello world',
-    " I'll  say it's\n\n\tok...   ",
-    'Ünïcödé 東京 🦊 ‍ \u2028\x00\r\n',
-    'def f(x):\n    return x**2  # 3.14159',
-    '<|endoftext|> and <|endoftext|>',
-    '',
-]
-
-
-def test_words_have_the_ids_after_the_specials():
-  assert (WORDS.pad_id, WORDS.eos_id, WORDS.unk_id) == (0, 1, 2)
-  assert WORDS.vocab_size == 7
-  assert WORDS.encode('a fox  :\n.') == [3, 4, 5, 6]
-  assert WORDS.encode('a wolf <eos>') == [3, 2, 2]
-  assert WORDS.decode([0, 0, 3, 4, 1, 6, 1]) == 'a fox .'
-  assert WORDS.decode(np.array([4, 2, 99])) == 'fox <unk> <unk>'
-
-
-@pytest.mark.parametrize('text', ['a fox :', '', '  a\t\n b ', 'fox\xa0a', 'é'])
-def test_words_encode_alike_in_tensorflow(text):
-  ids = WORDS.encode_tf(tf.constant(text)).numpy().tolist()
-  assert ids == WORDS.encode(text)
-
-
-def test_words_in_tensorflow_take_lists_and_datasets():
-  lists = WORDS.encode_tf(tf.constant(['a fox', '', ': x']))
-  assert lists.to_list() == [[3, 4], [], [5, 2]]
-  texts = WORDS.decode_tf(tf.constant([[0, 3, 4, 1], [6, 1, 0, 0]]))
-  assert texts.numpy().tolist() == [b'a fox', b'.']
-  dataset = tf.data.Dataset.from_tensor_slices(['a', 'fox a']).map(
-      vocabularies.WordVocabulary(['a', 'fox']).encode_tf
-  )
-  assert [x.tolist() for x in dataset.as_numpy_iterator()] == [[3], [4, 3]]
-
-
-def test_words_are_equal_by_their_words():
-  assert WORDS == vocabularies.WordVocabulary(['a', 'fox', ':', '.'])
-  assert WORDS != vocabularies.WordVocabulary(['a'])
-
-
-@pytest.mark.parametrize('words', [['a', 'a'], ['a b'], ['']])
-def test_unusable_words_are_refused(words):
-  with pytest.raises(ValueError, match='must be distinct and hold no white'):
-    vocabularies.WordVocabulary(words)
-
-
-def test_miniature_is_the_worlds_lexicon():
-  from rlhf.world import lexicon
-
-  vocabulary = vocabularies.vocabulary('miniature')
-  assert vocabulary.words == lexicon.WORDS
-  assert vocabulary is vocabularies.vocabulary('miniature')
+from tests.data.vocabularies import texts
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +58,7 @@ def test_bpe_has_the_published_ids(bpe):
   assert bpe.unk_id is None
 
 
-@pytest.mark.parametrize('text', TEXTS)
+@pytest.mark.parametrize('text', texts.ALL[:40])
 def test_bpe_follows_the_published_algorithm(bpe, reference, text):
   ids = bpe.encode(text)
   assert ids == reference(text)
@@ -129,7 +73,7 @@ def test_bpe_follows_the_published_algorithm(bpe, reference, text):
         'code_alpaca/demonstrations', 'hh_rlhf/harmless_base_rankings',
     ],
 )  # fmt: skip
-def test_real_text_goes_through_the_bpe_byte_for_byte(
+def test_real_text_follows_the_published_algorithm(
     bpe, reference, shared_data, name
 ):
   data = gzip.decompress((shared_data / f'{name}.jsonl.gz').read_bytes())
@@ -148,13 +92,12 @@ def test_bpe_decoding_skips_specials_and_survives_half_a_character(bpe):
   assert '\ufffd' in bpe.decode(bpe.encode('🦊')[:1])
 
 
-def test_bpe_works_alike_in_tensorflow(bpe):
-  for text in TEXTS:
-    assert bpe.encode_tf(tf.constant(text)).numpy().tolist() == bpe.encode(text)
+def test_bpe_does_what_every_vocabulary_does(bpe):
+  texts.check(bpe)
   lists = bpe.encode_tf(tf.constant(['hello world', '', ' world']))
   assert lists.to_list() == [[31373, 995], [], [995]]
-  texts = bpe.decode_tf(tf.constant([[31373, 995], [995, 50257]]))
-  assert texts.numpy().tolist() == [b'hello world', b' world']
+  decoded = bpe.decode_tf(tf.constant([[31373, 995], [995, 50257]]))
+  assert decoded.numpy().tolist() == [b'hello world', b' world']
 
 
 def test_a_response_starts_a_new_token(bpe):
