@@ -49,13 +49,38 @@ def base(stage: str, run: str, size: str) -> Any:
       tensorboard=True,
       step_timeout=1800.0,  # Seconds; on several hosts only. 0: never.
   )
-  c.data = miniature_data() if size == 'mini' else gpt3_data()
+  if size == 'mini':
+    c.data = miniature_data()
+  else:
+    c.data = gpt3_data() | dict(store=below_root(c, 'data'))
   return c
+
+
+def reading(**rules) -> dict:
+  """How rows are read and cleaned: rlhf/data/cleaning.py, `Reading`.
+
+  Args:
+    **rules: of hygiene, by kind of data; without them all are off.
+  """
+  off = dict(prefix_characters=0, prefix_share=0.9, per_user=0, pii=())
+  kinds = ('text', 'demonstrations', 'rankings', 'prompts')
+  return dict(
+      strict=True,  # A bad row stops the run; else it is counted and left out.
+      modules=(),  # Python modules to import: they register seqio tasks.
+      chat_template='',  # Of rows with messages: rlhf/data/chat.py.
+      # Our name of a field -> the source's, such as prompt='instruction'.
+      fields={kind: {} for kind in kinds},
+      hygiene={kind: off | rules.get(kind, {}) for kind in kinds},
+      validation_share=0.05,  # Ours; by user, of sources that have no splits.
+      test_share=0.0,
+      tfds_dir='',  # Where TFDS data sets lie; '': TFDS's own default.
+      store='',  # Folder of tokenised data; '': in memory, anew in each run.
+  )
 
 
 def miniature_data() -> dict:
   """The embedded world (rlhf/world/), through its seqio tasks."""
-  return dict(
+  return reading() | dict(
       vocabulary='miniature',
       prompt_format=dict(prefix='', suffix=' answer :', response_prefix=' '),
       text='miniature_text',
@@ -69,25 +94,39 @@ def miniature_data() -> dict:
       planned=dict(
           text_tokens=12_300_000, demonstrations=4_000, rankings=12_000
       ),
-      validation_share=0.05,  # Of files' rows.
+      prompt_buckets=(),
+      # Rows are short, and few-shot prompts need all of their positions.
+      separate_documents=False,
   )
 
 
 def gpt3_data() -> dict:
   """GPT-3's tokens and the paper's lengths; the data are the user's own."""
-  return dict(
-      # Folder with encoder.json and vocab.bpe of GPT-2.
+  # Paper, 3.2: no personal data in the training splits; of prompts none that
+  # repeats another's beginning, and 200 of a user. What counts as a repeat and
+  # as personal is ours: rlhf/data/hygiene.py, rlhf/data/pii.py.
+  no_pii = dict(pii=('email', 'phone', 'card', 'iban', 'ip', 'national_id'))
+  prompts = no_pii | dict(prefix_characters=256, per_user=200)
+  cleaned = reading(prompts=prompts, demonstrations=no_pii, rankings=no_pii)
+  return cleaned | dict(
+      chat_template='dialogue',
+      # Folder with encoder.json and vocab.bpe of GPT-2; or a tokenizer.json, a
+      # SentencePiece .model, 'bytes'.
       vocabulary=placeholder(),
       prompt_format=dict(
           prefix='\n\nHuman: ', suffix='\n\nAssistant:', response_prefix=' '
       ),
-      # Each a seqio task or mixture, or .jsonl files: see rlhf/data/sources.py.
+      # Each a seqio task or mixture, tfds:NAME, or files: rlhf/data/sources.py.
       text=placeholder(),
       demonstrations=placeholder(),
       prompts=placeholder(),
       prompt_tokens=1024,  # Paper, C: longer prompts are dropped.
       response_tokens=1024,  # Paper, C.
       row_tokens=2048,  # Paper, C: GPT-3's context.
+      # Ours: prompts up to these lengths are answered apart from longer ones.
+      prompt_buckets=(128, 256, 512),
+      # Ours: documents of a row do not see each other; in GPT-3 they do.
+      separate_documents=True,
       pack=False,
       # How much there will be, for launch/plan.py; a run counts its own.
       planned=dict(
@@ -96,7 +135,7 @@ def gpt3_data() -> dict:
           rankings=33_207,  # Paper, A.3: 6,623 + 26,584.
       ),
       limits=dict(),
-      validation_share=0.05,  # Ours; by user, where rows name one.
+      test_share=0.05,  # Ours.
   )
 
 

@@ -7,7 +7,7 @@ makes the miniature's base again: the weights that ship as
 rlhf/world/base.safetensors. It has to pass the copy probe (tests/world), for a
 base that can't copy from its context can't follow an instruction.
 
-Expected (miniature): 0.737 nats a word on held-out text, after 12.3M words and
+Expected (miniature): 0.741 nats a word on held-out text, after 12.3M words and
 about five minutes on two CPU cores.
 """
 

@@ -53,8 +53,10 @@ def get_config(stage: str = 'ppo_ptx'):
       prompt_tokens=128,
       response_tokens=96,
       row_tokens=256,
+      prompt_buckets=(),
+      separate_documents=False,
       pack=True,
-      validation_share=0.05,
+      test_share=0.0,
   )
   {
       'pretrain': _pretrain,

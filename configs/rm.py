@@ -6,7 +6,7 @@ r"""Step 2: the reward model, all comparisons of a prompt in one batch element.
       --config.data.vocabulary=gpt2_bpe/ --config.data.rankings=r.jsonl.gz \
       --config.data.demonstrations=d.jsonl.gz
 
-Expected (miniature): accuracy 0.68 to 0.70 +- 0.013 on held-out users, of a
+Expected (miniature): accuracy 0.68 to 0.72 +- 0.013 on held-out users, of a
 ceiling of 0.76 to 0.78; two minutes on one CPU core.
 """
 

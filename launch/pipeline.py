@@ -149,7 +149,19 @@ def _reads(config: Config, path: epath.Path) -> bool:
 # What an earlier stage takes over from the one that needs it, where both have
 # it: the same experiment on the same data.
 _SHARED = ('seed', 'prerequisites', 'folder', 'mesh')
-_SHARED_DATA = ('vocabulary', 'text', 'demonstrations', 'prompts')
+_SHARED_DATA = (
+    'vocabulary',
+    'text',
+    'demonstrations',
+    'prompts',
+    'strict',
+    'modules',
+    'chat_template',
+    'fields',
+    'hygiene',
+    'test_share',
+    'tfds_dir',
+)
 
 
 def _earlier(config: Config, spec: str, root: str) -> Config:

@@ -64,9 +64,11 @@ def main(argv):
 
 
 def _run():
+  from rlhf.data.rows import DataError, RowError
+
   try:
     pipeline.run(_CONFIG.value)
-  except pipeline.MissingStageError as error:
+  except (pipeline.MissingStageError, DataError, RowError) as error:
     sys.exit(f'error: {error}')
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from rlhf import cluster, watch
+from rlhf import cluster, sharding, watch
 from rlhf.watch import HostsError
 
 # A host is lost when it has not been heard for as long.
@@ -209,6 +209,32 @@ def check_shared(path) -> None:
           ' --config.root= on a disk that all hosts share, or gs://'
       )
     time.sleep(1)
+
+
+def local_rows(
+    rows: int, mesh: jax.sharding.Mesh, *, micro_batches: int = 1
+) -> np.ndarray | None:
+  """Which rows of a host batch `sharding.put_batch` reads on this host.
+
+  Args:
+    rows: of the batch.
+    mesh: from `sharding.make_mesh`.
+    micro_batches: that the batch is cut into (`update.split_batch`).
+
+  Returns:
+    bool [rows]; None if all, as on a single host.
+  """
+  if micro_batches > 1:
+    shape = micro_batches, rows // micro_batches
+  else:
+    shape = (rows,)
+  where = sharding.batch_sharding(shape, mesh, stacked=micro_batches > 1)
+  if where.is_fully_addressable:
+    return None
+  local = np.zeros(shape, bool)
+  for index in where.addressable_devices_indices_map(shape).values():
+    local[index] = True
+  return None if local.all() else local.reshape(-1)
 
 
 def stopping(step: int) -> bool:

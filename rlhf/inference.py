@@ -46,11 +46,19 @@ class Codec:
     vocabulary: seqio's.
     prompt_format: what stands around a prompt.
     prompt_tokens: P; longer prompts are refused.
+    fingerprint: tells the vocabulary from others.
   """
 
   vocabulary: Any
   prompt_format: PromptFormat
   prompt_tokens: int
+  fingerprint: str = ''
+
+  @property
+  def bos_id(self) -> int:
+    """What a sequence starts with: EOS, where there is no BOS."""
+    bos = self.vocabulary.bos_id
+    return self.vocabulary.eos_id if bos is None else bos
 
   def encode_prompt(self, prompt: str) -> list[int]:
     """BOS and the formatted prompt.
@@ -59,7 +67,7 @@ class Codec:
       ValueError: for a prompt that is too long.
     """
     text = self.prompt_format.prompt(prompt)
-    ids = [self.vocabulary.eos_id, *self.vocabulary.encode(text)]
+    ids = [self.bos_id, *self.vocabulary.encode(text)]
     if len(ids) > self.prompt_tokens:
       raise ValueError(
           f'a prompt of {len(ids)} tokens, over the limit of'

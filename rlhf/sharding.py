@@ -311,7 +311,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
   """Places a host batch on the mesh, its rows over `data` and `fsdp`.
 
-  Every process has the same global batch and sends its own devices theirs.
+  Every process has a batch of the global shape, and sends its own devices
+  theirs: it is asked for no rows but those of `hosts.local_rows`.
 
   Args:
     batch: pytree of arrays. Leaves whose batch axis does not divide are

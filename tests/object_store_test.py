@@ -13,8 +13,10 @@ from fsspec.implementations import memory
 
 from launch import pipeline
 from rlhf import checkpoint, stages, workdir
+from rlhf.data import store
 from rlhf.workdir import Workdir
 from tests import tiny
+from tests.data import made
 
 
 class _Objects(memory.MemoryFileSystem):
@@ -108,6 +110,30 @@ def test_a_missing_network_is_named_as_it_was_given(bucket):
     checkpoint.load_model('gs://bucket/a')
   with pytest.raises(FileNotFoundError, match='gs://bucket/a.safetensors'):
     checkpoint.load_model('gs://bucket/a.safetensors')
+
+
+def test_a_store_is_written_once_and_copied(bucket, tmp_path, monkeypatch):
+  folder = 'gs://bucket/data/prompts-train'
+  prompts, built = made.prompts(), []
+
+  def opened():
+    def build():
+      built.append(True)
+      store.write_examples(here, prompts, lambda: {'kind': 'prompts'})
+
+    here = store.local(folder)
+    store.build_once(folder, build)
+    return store.StoredExamples(here)
+
+  for host in ('first', 'second'):
+    monkeypatch.setattr(store.tempfile, 'tempdir', str(tmp_path / host))
+    (tmp_path / host).mkdir()
+    for found in (opened(), opened()):
+      assert len(found) == len(prompts)
+      assert made.equal_examples(found[3], prompts[3])
+  assert len(built) == 1
+  # What says that it is whole was written last.
+  assert bucket == ['examples.arrayrecord', 'index.npz', 'store.json']
 
 
 def test_facts_are_read_where_they_lie(bucket):

@@ -119,6 +119,7 @@ def test_adam_and_lengths(name):
           'optimizer.b2': 0.95,
           'data.prompt_tokens': 1024,
           'data.response_tokens': 1024,
+          'data.hygiene.prompts.per_user': 200,
       },
   )
 

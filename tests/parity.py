@@ -134,7 +134,16 @@ def _rankings(rng):
       )
       for k in (4, 9, 2, 5, 4, 7, 3, 6)
   ]
-  return packing.pack_rankings(rankings, 24, 16, 8, 9, CFG.pad_id)
+  return packing.pack_rankings(
+      [[len(prompt) + len(r) for r in rs] for prompt, rs, _ in rankings],
+      [ranks for _, _, ranks in rankings],
+      lambda b: rankings[b][:2],
+      24,
+      16,
+      8,
+      9,
+      CFG.pad_id,
+  )
 
 
 def _prompts(rng):

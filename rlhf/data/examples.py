@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples: rows of a data set as token ids, ready to be packed.
 
-Every sequence starts with BOS, which in these vocabularies is the EOS id, and a
-response ends with EOS. `prompt_ids` hold the BOS and `response_ids` the EOS, so
-that a sequence is the one followed by the other.
+Every sequence starts with the vocabulary's BOS, which is its EOS where it has
+no other, and a response ends with EOS. `prompt_ids` hold the BOS and
+`response_ids` the EOS, so that a sequence is the one followed by the other.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from absl import logging
 
 from rlhf.data import prompting
 from rlhf.data import rows as rows_lib
+from rlhf.data.account import Account
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,60 +54,6 @@ class PromptExample:
 Example = np.ndarray | Demonstration | Ranking | PromptExample
 
 
-def load(
-    name: str,
-    kind: str,
-    split: str,
-    vocabulary: Any,
-    prompt_format: prompting.PromptFormat,
-    *,
-    limit: int | None = None,
-    max_prompt_tokens: int | None = None,
-    max_response_tokens: int | None = None,
-    validation_share: float = 0.05,
-    allow_empty_responses: bool = False,
-) -> list:
-  """Reads a split of a data set into memory.
-
-  Args:
-    name: a seqio task or mixture, or paths of .jsonl files: see `sources`.
-    kind: 'text', 'demonstrations', 'rankings' or 'prompts'.
-    split: 'train' or 'validation'; files also have 'all', tasks what they have.
-    vocabulary: a seqio Vocabulary with an EOS.
-    prompt_format: what stands around prompts; not used for text.
-    limit: reads only the split's first rows; a mixture needs one.
-    max_prompt_tokens: drops examples with a longer prompt, BOS included.
-    max_response_tokens: cuts longer responses, EOS included.
-    validation_share: of a file's rows; not used for registered tasks.
-    allow_empty_responses: whether responses may be empty, as sampled ones may.
-
-  Returns:
-    For text a list of int32 arrays, one a document, without EOS; else a list of
-    `Demonstration`, `Ranking` or `PromptExample`. In the order of the data.
-
-  Raises:
-    ValueError: the name or a row is wrong, or no example is left.
-  """
-  from rlhf.data import sources  # Late: this imports TensorFlow.
-
-  task = sources.resolve(
-      name,
-      kind,
-      validation_share=validation_share,
-      allow_empty_responses=allow_empty_responses,
-  )
-  return from_rows(
-      sources.read(task, kind, split, limit),
-      kind,
-      vocabulary,
-      prompt_format,
-      name=f'{name}, split {split}',
-      max_prompt_tokens=max_prompt_tokens,
-      max_response_tokens=max_response_tokens,
-      allow_empty_responses=allow_empty_responses,
-  )
-
-
 def from_rows(
     rows: Iterable[rows_lib.Row],
     kind: str,
@@ -118,76 +65,125 @@ def from_rows(
     max_response_tokens: int | None = None,
     allow_empty_responses: bool = False,
 ) -> list:
-  """Tokenises rows; `load` without the reading.
-
-  A response over max_response_tokens is cut to that many and then **has no
-  EOS**: the model is not taught to stop there. An example whose prompt is over
-  max_prompt_tokens is dropped, as in the paper. So is a ranking in which all
-  ranks are equal, for it compares nothing. What was cut and dropped is logged.
+  """Rows in memory as examples; `loading.load` reads and cleans them as well.
 
   Args:
-    rows: in the form of `rows.check`; labeler and user may be absent.
-    kind: as for `load`, like every argument not named here.
+    rows: in the form of `rows.check`; optional fields may be absent.
+    kind: 'text', 'demonstrations', 'rankings' or 'prompts'.
+    vocabulary: a seqio Vocabulary with an EOS.
+    prompt_format: what stands around prompts; not used for text.
     name: what log lines and errors call the rows.
+    max_prompt_tokens: drops examples with a longer prompt, BOS included.
+    max_response_tokens: cuts longer responses, EOS included.
+    allow_empty_responses: whether responses may be empty, as sampled ones may.
 
   Returns:
-    As `load`.
+    For text a list of int32 arrays, one a document, without BOS or EOS; else a
+    list of `Demonstration`, `Ranking` or `PromptExample`. In the rows' order.
 
   Raises:
-    ValueError: a row is wrong, or no example is left.
+    RowError: a row is wrong.
+    DataError: no example is left.
   """
-  if kind not in rows_lib.FIELDS:
-    kinds = ', '.join(rows_lib.FIELDS)
-    raise ValueError(f'kind is {kind!r}: use one of {kinds}')
-  tokeniser = _Tokeniser(
+  tokeniser = Tokeniser(
       vocabulary, prompt_format, max_prompt_tokens, max_response_tokens
   )
-  convert = {
-      'text': tokeniser.text,
-      'demonstrations': tokeniser.demonstration,
-      'rankings': tokeniser.ranking,
-      'prompts': tokeniser.prompt,
-  }[kind]
-  examples, total = [], 0
-  for total, row in enumerate(rows, start=1):
-    where = f'{name}, row {total}'
-    row = rows_lib.check(row, kind, where, allow_empty=allow_empty_responses)
-    example = convert(row)
-    if example is not None:
-      examples.append(example)
-  tokeniser.log(name, kind, len(examples), total)
-  if not examples:
-    raise ValueError(
-        f'{name}: no {kind} left of {total} rows: check max_prompt_tokens and '
-        'the split (a small file may have no validation rows: raise '
-        "validation_share or read split 'all')"
-    )
-  return examples
+  account = Account()
+  checked = []
+  for number, row in enumerate(rows, start=1):
+    where = f'{name}, row {number}'
+    checked.append((
+        where,
+        rows_lib.check(row, kind, where, allow_empty=allow_empty_responses),
+    ))
+  account.rows_read = len(checked)
+  account.keep('', len(checked))
+  found = list(tokeniser.examples(checked, kind, account, ''))
+  logging.info('%s: %s', name, account.line())
+  if not found:
+    raise nothing_left(name, kind, account)
+  return found
 
 
-class _Tokeniser:
-  """Turns checked rows into examples and counts what it drops and cuts."""
+def nothing_left(name: str, kind: str, account: Account) -> rows_lib.DataError:
+  """The error for a data set that has no rows, or none that was kept."""
+  return rows_lib.DataError(
+      f'{name}: no {kind} left ({account.line()}): check max_prompt_tokens, '
+      'the rules of data.hygiene and the split (a small file may have no '
+      'validation rows: raise validation_share)'
+  )
 
-  def __init__(self, vocabulary, prompt_format, max_prompt, max_response):
-    if max_response is not None and max_response < 1:
+
+class Tokeniser:
+  """Turns checked rows into examples.
+
+  A response over its limit is cut to it and then **has no EOS**: the model is
+  not taught to stop there. An example whose prompt is over its limit is
+  dropped, as in the paper.
+  """
+
+  def __init__(
+      self,
+      vocabulary: Any,
+      prompt_format: prompting.PromptFormat,
+      max_prompt_tokens: int | None = None,
+      max_response_tokens: int | None = None,
+  ):
+    """Takes limits in tokens, of prompts with BOS and responses with EOS."""
+    if max_response_tokens is not None and max_response_tokens < 1:
       raise ValueError('max_response_tokens must be at least 1')
     self._vocabulary = vocabulary
     self._format = prompt_format
-    self._max_prompt = max_prompt
-    self._max_response = max_response
-    self._eos = int(vocabulary.eos_id)
-    self._long_prompts = self._cut = self._tied = self._unknown = 0
+    self._max_prompt = max_prompt_tokens
+    self._max_response = max_response_tokens
+    self.eos = int(vocabulary.eos_id)
+    bos = vocabulary.bos_id
+    self.bos = self.eos if bos is None else int(bos)
+    self._cut = self._unknown = 0
 
-  def text(self, row: rows_lib.Row) -> np.ndarray:
+  def examples(
+      self,
+      rows: Iterable[tuple[str, rows_lib.Row]],
+      kind: str,
+      account: Account,
+      split: str,
+  ) -> Iterator[Example]:
+    """Examples of checked rows; tells the account what it drops and cuts.
+
+    Args:
+      rows: with where they stand.
+      kind: a key of `rows.FIELDS`.
+      account: has the rows as kept, in `split`.
+      split: see there.
+    """
+    convert = {
+        'text': self._text,
+        'demonstrations': self._demonstration,
+        'rankings': self._ranking,
+        'prompts': self._prompt,
+    }[kind]
+    self._cut = self._unknown = 0
+    for where, row in rows:
+      example = convert(row)
+      if example is None:
+        account.unkeep(split, 'prompt_too_long', where, row['prompt'])
+      else:
+        yield example
+    account.note(
+        f'responses cut to {self._max_response} tokens, without EOS', self._cut
+    )
+    account.note('words not in the vocabulary', self._unknown)
+
+  def _text(self, row: rows_lib.Row) -> np.ndarray:
     return np.array(self._encode(row['text']), np.int32)
 
-  def prompt(self, row: rows_lib.Row) -> PromptExample | None:
+  def _prompt(self, row: rows_lib.Row) -> PromptExample | None:
     ids = self._prompt_ids(row['prompt'])
     if ids is None:
       return None
     return PromptExample(ids, row['prompt'], row['user'])
 
-  def demonstration(self, row: rows_lib.Row) -> Demonstration | None:
+  def _demonstration(self, row: rows_lib.Row) -> Demonstration | None:
     prompt_ids = self._prompt_ids(row['prompt'])
     if prompt_ids is None:
       return None
@@ -199,10 +195,7 @@ class _Tokeniser:
         user=row['user'],
     )
 
-  def ranking(self, row: rows_lib.Row) -> Ranking | None:
-    if len(set(row['ranks'])) == 1:
-      self._tied += 1
-      return None
+  def _ranking(self, row: rows_lib.Row) -> Ranking | None:
     prompt_ids = self._prompt_ids(row['prompt'])
     if prompt_ids is None:
       return None
@@ -216,29 +209,14 @@ class _Tokeniser:
         user=row['user'],
     )
 
-  def log(self, name: str, kind: str, kept: int, total: int) -> None:
-    """One line that says what was kept, dropped and cut."""
-    counts = {
-        f'dropped for a prompt over {self._max_prompt} tokens': (
-            self._long_prompts
-        ),
-        'dropped because all ranks are equal': self._tied,
-        f'responses cut to {self._max_response} tokens, without EOS': self._cut,
-        'words not in the vocabulary': self._unknown,
-    }
-    notes = [f'{count} {what}' for what, count in counts.items() if count]
-    notes = [f'{kept} of {total} {kind}', *notes]
-    logging.info('%s: %s', name, '; '.join(notes))
-
   def _prompt_ids(self, text: str) -> np.ndarray | None:
-    ids = [self._eos, *self._encode(self._format.prompt(text))]
+    ids = [self.bos, *self._encode(self._format.prompt(text))]
     if self._max_prompt is not None and len(ids) > self._max_prompt:
-      self._long_prompts += 1
       return None
     return np.array(ids, np.int32)
 
   def _response_ids(self, text: str) -> np.ndarray:
-    ids = [*self._encode(self._format.response(text)), self._eos]
+    ids = [*self._encode(self._format.response(text)), self.eos]
     if self._max_response is not None and len(ids) > self._max_response:
       self._cut += 1
       ids = ids[: self._max_response]

@@ -16,8 +16,10 @@ class PromptFormat:
 
   Attributes:
     prefix: before the prompt. A prompt that already starts with it (trailing
-      white space apart) is a whole dialogue and gets no second one.
-    suffix: after the prompt, unless a dialogue ends with it already.
+      white space apart) is a dialogue and gets no second one.
+    suffix: after the prompt. A prompt that ends with it already is whole, as
+      `chat` makes them, and stays as it is; so does every prompt if prefix and
+      suffix are empty.
     response_prefix: before the response.
   """
 
@@ -27,10 +29,15 @@ class PromptFormat:
 
   def prompt(self, text: str) -> str:
     """The text that the model is given."""
+    if not self.prefix and not self.suffix:
+      return text
+    for whole in (text, text.rstrip()):
+      if self.suffix and whole.endswith(self.suffix):
+        return whole
     text = text.rstrip()
     opening = self.prefix.rstrip()
     if opening and text.startswith(opening):
-      return text if text.endswith(self.suffix) else text + self.suffix
+      return text + self.suffix
     return self.prefix + text + self.suffix
 
   def response(self, text: str) -> str:

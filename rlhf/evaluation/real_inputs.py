@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
+from rlhf.data import cleaning, loading
 from rlhf.data import examples as examples_lib
+from rlhf.data.account import Account
 from rlhf.dims import Params
 from rlhf.evaluation import figures
 from rlhf.model import ModelConfig
@@ -99,33 +101,24 @@ def read_files(setup: setup_lib.Setup, name: str) -> list[File]:
     setup: of the stage.
     name: a kind of data, and the config's field that lists its files.
   """
-  from rlhf.data import sources  # Late: it imports TensorFlow.
-
   data = setup.config.data
   files = []
   for path in filter(None, map(str.strip, data[name].split(','))):
-    rankings = name == 'rankings'
-    task = sources.resolve(
-        path,
-        name,
-        validation_share=data.validation_share,
-        allow_empty_responses=rankings,
+    reading = cleaning.reading(data, name)
+    account = Account(strict=reading.strict)
+    splits = loading.rows_by_split(path, name, None, reading, account)
+    rows = {split: len(splits[split]) for split in _SPLITS}
+    tokeniser = examples_lib.Tokeniser(
+        setup.codec.vocabulary,
+        setup.codec.prompt_format,
+        data.prompt_tokens,
+        data.response_tokens,
     )
-    rows, kept = {}, {}
-    for split in _SPLITS:
-      found = list(sources.read(task, name, split))
-      rows[split] = len(found)
-      # A small file may have no rows held out.
-      kept[split] = found and examples_lib.from_rows(
-          found,
-          name,
-          setup.codec.vocabulary,
-          setup.codec.prompt_format,
-          name=f'{path}, split {split}',
-          max_prompt_tokens=data.prompt_tokens,
-          max_response_tokens=data.response_tokens,
-          allow_empty_responses=rankings,
-      )
+    # A small file may have no rows held out.
+    kept = {
+        split: list(tokeniser.examples(splits[split], name, account, split))
+        for split in _SPLITS
+    }
     files.append(File(_short(path), rows, kept))
   return files
 

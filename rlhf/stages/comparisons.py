@@ -45,7 +45,7 @@ def run(config: setup_lib.Config) -> None:
     write_rows(path, rows)
     results[split] = {
         'prompts': len(rows),
-        'dropped_with_one_response': dropped,
+        'dropped': dropped,
         'responses': sum(len(row['responses']) for row in rows),
     }
     say(

@@ -14,9 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf import advantages, checkpoint, compilation, loop, sharding, update
+from rlhf import (
+    advantages,
+    checkpoint,
+    compilation,
+    hosts,
+    loop,
+    sharding,
+    update,
+)
 from rlhf import experience as experience_lib
 from rlhf.data import streams
+from rlhf.data.ahead import Ahead
 from rlhf.data.batches import PromptBatch
 from rlhf.dims import Metrics
 from rlhf.experience import Experience
@@ -59,19 +68,27 @@ class Trainer:
     self.prompts = streams.PromptStream(
         setup.examples('prompts', 'prompts', 'train'),
         batch_size=c.batch,
-        length=config.data.prompt_tokens,
+        lengths=setup_lib.prompt_lengths(config),
         pad_id=pad_id,
         seed=config.seed,
+        local=_local_prompts(setup),
     )
     self.iterations = ppo_programs.iterations(config)
     policy, self.policy_cfg = setup.load_model(config.init_from)
     reward, self.reward_cfg = setup.load_model(config.reward_model)
     self.ptx_rows = ppo_programs.ptx_rows(config)
     self.ptx = (
-        setup.text_stream('train', self.ptx_rows, config.data.ptx_row_tokens)
+        setup.text_stream(
+            'train',
+            self.ptx_rows,
+            config.data.ptx_row_tokens,
+            c.ptx_micro_batches or c.micro_batches,
+        )
         if self.ptx_rows
         else None
     )
+    updates = self.iterations * c.inner_epochs * c.minibatches
+    self._ptx_ahead = Ahead(self.ptx.batch, updates) if self.ptx else None
     policy_tx, value_tx = ppo_programs.optimizers(config)
     mesh = setup.mesh
     self.state = PPOState(
@@ -110,9 +127,12 @@ class Trainer:
 
   def compile_ahead(self) -> None:
     """Compiles the programs of an iteration, in their order."""
+    for length in self.prompts.lengths:
+      self._compile_for(self.prompts.example(length))
+
+  def _compile_for(self, batch: PromptBatch) -> None:
     programs, state = self.programs, self.state
     mesh, key = self.setup.mesh, self.setup.key
-    batch, _ = self.prompts.batch(0)
     rows = self.c.rollout_rows or self.c.batch
     part = jax.tree.map(lambda x: x[:rows], batch)
     part = sharding.put_batch(part, programs.rollout_mesh)
@@ -258,9 +278,9 @@ class Trainer:
 
   def _ptx_batch(self, index: int) -> dict:
     """Pretraining rows of an update: `ptx_ratio` for each episode in it."""
-    if self.ptx is None:
+    if self._ptx_ahead is None:
       return {}
-    batch = self.ptx.batch(index)
+    batch = self._ptx_ahead(index)
     parts = self.c.ptx_micro_batches or self.c.micro_batches
     return {'ptx': self.setup.put(batch, parts)}
 
@@ -282,6 +302,18 @@ class Trainer:
         }
         for i in range(len(scores))
     ]
+
+
+def _local_prompts(setup: setup_lib.Setup) -> np.ndarray | None:
+  """The prompts of a batch that this host needs, to answer them or to learn."""
+  c = setup.config.ppo
+  rows = c.rollout_rows or c.batch
+  rollout_mesh = sharding.rollout_mesh(setup.mesh, c.rollout_tensor)
+  answered = hosts.local_rows(rows, rollout_mesh)
+  learnt = setup.local_rows(c.batch)
+  if answered is None or learnt is None:
+    return None
+  return np.tile(answered, c.batch // rows) | learnt
 
 
 def run(config: setup_lib.Config, *, grade: Grade | None = None) -> None:

@@ -4,6 +4,7 @@
 import jax
 
 from rlhf import checkpoint, compilation, loop, model, optim, sharding, update
+from rlhf.data.ahead import Ahead
 from rlhf.stages import setup as setup_lib
 from rlhf.stages.sft import language_term, mean_loss
 
@@ -14,7 +15,7 @@ def run(config: setup_lib.Config) -> None:
   cfg = setup_lib.model_config(config, setup.codec.vocabulary)
   cfg = setup_lib.kernel_for(cfg, config, setup.mesh)
   rows, row_tokens = config.batch, config.data.row_tokens
-  stream = setup.text_stream('train', rows, row_tokens)
+  stream = setup.text_stream('train', rows, row_tokens, config.micro_batches)
   validation = setup.text_stream('validation', rows, row_tokens)
   steps = config.steps or stream.steps(config.epochs)
 
@@ -28,11 +29,14 @@ def run(config: setup_lib.Config) -> None:
   term = language_term('pretrain', cfg, micro_batches=config.micro_batches)
   train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
 
+  batches = Ahead(stream.batch, steps)
+
   def batch(index):
-    return {'pretrain': setup.put(stream.batch(index), config.micro_batches)}
+    return {'pretrain': setup.put(batches(index), config.micro_batches)}
 
   def step(state, index):
-    return train(state, batch(index), setup.key)
+    state, metrics = train(state, batch(index), setup.key)
+    return state, metrics | {'time/wait': batches.waited}
 
   def evaluate(state, done):
     del done

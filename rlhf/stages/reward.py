@@ -23,6 +23,7 @@ from rlhf import (
     update,
 )
 from rlhf.data import streams
+from rlhf.data.ahead import Ahead
 from rlhf.data.batches import RankingBatch
 from rlhf.data.examples import Demonstration
 from rlhf.dims import Params
@@ -123,6 +124,7 @@ def run(config: setup_lib.Config) -> None:
           max_responses=config.k_max,
           pad_id=setup.codec.vocabulary.pad_id,
           seed=config.seed,
+          local=setup.local_rows(config.rows // micro_batches),
       )
       for name in ('rankings', 'validation_rankings')
   ]
@@ -133,19 +135,16 @@ def run(config: setup_lib.Config) -> None:
   term = ranking_term(cfg, micro_batches=micro_batches)
   train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
 
+  batches = Ahead(functools.partial(_stacked, stream, micro_batches), steps)
+
   def batch(index):
-    # A packed batch is not a matter of rows that could be cut: each
-    # micro-batch is packed by itself.
-    parts = [
-        stream.batch(index * micro_batches + i) for i in range(micro_batches)
-    ]
-    if micro_batches == 1:
-      return {'rm': sharding.put_batch(parts[0], setup.mesh)}
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-    return {'rm': sharding.put_batch(stacked, setup.mesh, stacked=True)}
+    stacked = micro_batches > 1
+    part = sharding.put_batch(batches(index), setup.mesh, stacked=stacked)
+    return {'rm': part}
 
   def step(state, index):
-    return train(state, batch(index), setup.key)
+    state, metrics = train(state, batch(index), setup.key)
+    return state, metrics | {'time/wait': batches.waited}
 
   def evaluate(state, done):
     del done
@@ -176,6 +175,21 @@ def run(config: setup_lib.Config) -> None:
       f'rm: accuracy {accuracy["mean"]:.3f} [{accuracy["low"]:.3f},'
       f' {accuracy["high"]:.3f}] on {accuracy["n"]} held-out prompts'
   )
+
+
+def _stacked(
+    stream: streams.RankingStream, micro_batches: int, index: int
+) -> RankingBatch:
+  """The batch of a step, its micro-batches along a new leading axis.
+
+  A packed batch is not a matter of rows that could be cut: each micro-batch is
+  packed by itself.
+  """
+  first = index * micro_batches
+  parts = [stream.batch(first + i) for i in range(micro_batches)]
+  if micro_batches == 1:
+    return parts[0]
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
 
 def demonstration_score(

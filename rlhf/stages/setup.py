@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlhf import checkpoint, sharding, update
-from rlhf.data import packing, streams
+from rlhf import checkpoint, hosts, sharding, update
+from rlhf.data import cleaning, loading, streams
 from rlhf.data.prompting import PromptFormat
 from rlhf.dims import Batch, Params
 from rlhf.inference import Codec, lay_out
@@ -80,8 +81,13 @@ class Setup:
     batch = update.split_batch(batch, micro_batches)
     return sharding.put_batch(batch, self.mesh, stacked=micro_batches > 1)
 
-  def examples(self, name: str, kind: str, split: str) -> list:
-    """A data set's examples; `name` is a field of the config's data section.
+  def examples(self, name: str, kind: str, split: str) -> Any:
+    """A data set's examples, of text its tokens: see `loading.load`.
+
+    Args:
+      name: a field of the config's data section.
+      kind: 'text', 'demonstrations', 'rankings' or 'prompts'.
+      split: of the data set.
 
     Raises:
       ValueError: if the config names no such data set.
@@ -90,11 +96,11 @@ class Setup:
     source = data.get(name)
     if not source:
       raise ValueError(
-          f'this stage reads {kind}: set --config.data.{name}= to a seqio task'
-          ' or to .jsonl files'
+          f'this stage reads {kind}: set --config.data.{name}= to a seqio'
+          ' task, tfds:NAME or files'
       )
     limits = data.get('limits', {})
-    return streams.load(
+    return loading.load(
         source,
         kind,
         split,
@@ -103,24 +109,40 @@ class Setup:
         limit=limits.get(f'{name}_{split}', limits.get(name)),
         max_prompt_tokens=data.prompt_tokens,
         max_response_tokens=data.response_tokens,
-        validation_share=data.get('validation_share', 0.05),
-        allow_empty_responses=kind == 'rankings',
+        separate_documents=data.get('separate_documents', False),
+        reading=cleaning.reading(data, kind),
+        folder=data.get('store', ''),
+        vocabulary_fingerprint=self.codec.fingerprint,
     )
 
   def text_rows(self, split: str, row_tokens: int, name='text') -> np.ndarray:
     """Pretraining text as rows of `row_tokens`, int32 BT."""
-    documents = self.examples(name, 'text', split)
-    eos = self.codec.vocabulary.eos_id
-    return packing.text_rows(documents, row_tokens, eos)
+    tokens = self.examples(name, 'text', split)
+    count = len(tokens) // row_tokens
+    return tokens[: count * row_tokens].reshape(count, row_tokens)
 
-  def text_stream(self, split: str, rows: int, row_tokens: int):
+  def text_stream(
+      self, split: str, rows: int, row_tokens: int, micro_batches: int = 1
+  ) -> streams.TextStream:
     """Batches of pretraining text."""
+    vocabulary, data = self.codec.vocabulary, self.config.data
     return streams.TextStream(
-        self.text_rows(split, row_tokens),
+        self.examples('text', 'text', split),
+        row_length=row_tokens,
         rows=rows,
-        pad_id=self.codec.vocabulary.pad_id,
+        pad_id=vocabulary.pad_id,
         seed=self.config.seed,
+        bos_and_eos=(
+            (self.codec.bos_id, vocabulary.eos_id)
+            if data.get('separate_documents')
+            else None
+        ),
+        local=self.local_rows(rows, micro_batches),
     )
+
+  def local_rows(self, rows: int, micro_batches: int = 1) -> np.ndarray | None:
+    """Which rows of a batch this host has to fill; None: all."""
+    return hosts.local_rows(rows, self.mesh, micro_batches=micro_batches)
 
 
 def make(config: Config) -> Setup:
@@ -128,11 +150,14 @@ def make(config: Config) -> Setup:
   # Late: seqio takes ten seconds to import.
   from rlhf.data import vocabularies
 
+  for module in config.data.get('modules', ()):
+    importlib.import_module(module)  # Registers seqio tasks of the user's.
+
   data = config.data
   if not data.vocabulary:
     raise ValueError(
         'no vocabulary: set --config.data.vocabulary= to a folder with'
-        ' encoder.json and vocab.bpe'
+        ' encoder.json and vocab.bpe, a tokenizer.json or a SentencePiece model'
     )
   directory = epath.Path(config.root) / config.run
   workdir = Workdir(directory, tensorboard=config.loop.tensorboard)
@@ -141,6 +166,7 @@ def make(config: Config) -> Setup:
       vocabulary=vocabularies.vocabulary(data.vocabulary),
       prompt_format=PromptFormat(**data.prompt_format),
       prompt_tokens=data.prompt_tokens,
+      fingerprint=vocabularies.fingerprint(data.vocabulary),
   )
   mesh = sharding.make_mesh(config.mesh)
   # Made on the mesh, so that every process holds the same global key.
@@ -166,12 +192,20 @@ def model_config(config: Config, vocabulary: Any) -> ModelConfig:
   )
 
 
+def prompt_lengths(config: Config) -> tuple[int, ...]:
+  """Tokens that prompts are padded to: of each bucket, the longest last."""
+  longest = config.data.prompt_tokens
+  buckets = config.data.get('prompt_buckets', ())
+  return *sorted(n for n in buckets if n < longest), longest
+
+
 def row_lengths(config: Config) -> tuple[int, ...]:
   """Tokens of every kind of row that a stage's programs read."""
   data = config.data
+  prompts = prompt_lengths(config)
   rows = {
-      data.prompt_tokens,
-      data.prompt_tokens + data.response_tokens,
+      *prompts,
+      *(tokens + data.response_tokens for tokens in prompts),
       data.row_tokens,
       data.get('ptx_row_tokens', data.row_tokens),
   }

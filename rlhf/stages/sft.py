@@ -25,6 +25,7 @@ from rlhf import (
     update,
 )
 from rlhf.data import streams
+from rlhf.data.ahead import Ahead
 from rlhf.data.batches import TextBatch
 from rlhf.dims import Params
 from rlhf.likelihood import log_probs_of
@@ -97,6 +98,7 @@ def run(config: setup_lib.Config) -> None:
   share = config.pretraining_share
   text_rows = round(config.batch * share / (1.0 - share))
   text = setup.text_stream('train', 1, row_tokens) if text_rows else None
+  rows = config.batch + text_rows
   stream, validation = [
       streams.DemonstrationStream(
           setup.examples('demonstrations', 'demonstrations', split),
@@ -106,6 +108,11 @@ def run(config: setup_lib.Config) -> None:
           seed=config.seed,
           pack=config.data.pack,
           mix=(text, text_rows) if text and split == 'train' else None,
+          local=(
+              setup.local_rows(rows, config.micro_batches)
+              if split == 'train'
+              else setup.local_rows(config.batch)
+          ),
       )
       for split in ('train', 'validation')
   ]
@@ -118,11 +125,14 @@ def run(config: setup_lib.Config) -> None:
   score = rm_score(setup) if config.select == 'rm_score' else None
   best = _Best(setup, cfg)
 
+  batches = Ahead(stream.batch, steps)
+
   def batch(index):
-    return {'sft': setup.put(stream.batch(index), config.micro_batches)}
+    return {'sft': setup.put(batches(index), config.micro_batches)}
 
   def step(state, index):
-    return train(state, batch(index), setup.key)
+    state, metrics = train(state, batch(index), setup.key)
+    return state, metrics | {'time/wait': batches.waited}
 
   def evaluate(state, done):
     loss = mean_loss(state.params, cfg, validation.once(), setup.mesh)

@@ -35,7 +35,8 @@ def ranking_rows(
     written as JSON: distinct responses in the order of first appearance, their
     ranks (1 is best, ties equal, no gaps), the labeler's index in the group and
     the user's id. 'prompt' is the bare text, without an answer suffix.
-    And the number of prompts dropped for want of two distinct responses.
+    And the number of prompts dropped for want of two distinct responses, or
+    because the labeler found all of them equal.
 
   Raises:
     ValueError: the arguments are not parallel.
@@ -58,6 +59,8 @@ def ranking_rows(
       continue
     labeler = int(rng.integers(labelers.size))
     ranks = labelers.ranks(features_KX[list(first.values())], labeler, rng)
+    if (ranks == ranks[0]).all():
+      continue
     rows.append({
         'prompt': prompt.text, 'responses': list(first),
         'ranks': ranks.tolist(), 'labeler': labeler, 'user': prompt.user,

@@ -5,7 +5,9 @@ import logging
 
 import pytest
 
+from rlhf.data import account as account_lib
 from rlhf.data import examples, prompting
+from rlhf.data.rows import DataError, RowError, check
 
 FORMAT = prompting.PromptFormat(prefix='<', suffix='>', response_prefix=' ')
 
@@ -13,6 +15,7 @@ FORMAT = prompting.PromptFormat(prefix='<', suffix='>', response_prefix=' ')
 class Letters:
   """One id a character, its code; EOS is 1 and 'z' is unknown."""
 
+  bos_id: int | None = None
   eos_id, unk_id = 1, 2
 
   def encode(self, text):
@@ -31,8 +34,17 @@ def log(caplog):
   logger.setLevel(level)
 
 
-def _convert(kind, *rows, **options):
-  return examples.from_rows(rows, kind, Letters(), FORMAT, **options)
+class BosLetters(Letters):
+  """The same with a BOS of its own."""
+
+  bos_id = 3
+
+
+LETTERS = Letters()
+
+
+def _convert(kind, *rows, vocabulary=LETTERS, **options):
+  return examples.from_rows(rows, kind, vocabulary, FORMAT, **options)
 
 
 def _ids(text):
@@ -49,6 +61,17 @@ def test_a_demonstration_has_bos_format_and_eos():
   assert found.prompt_ids.tolist() == [1, *_ids('<ab>')]
   assert found.response_ids.tolist() == [*_ids(' c'), 1]
   assert (found.prompt_text, found.response_text) == ('ab', 'c')
+
+
+def test_a_vocabularys_own_bos_comes_first():
+  row = {'prompt': 'ab', 'response': 'c', 'responses': ['c', 'd'],
+         'ranks': [1, 2]}  # fmt: skip
+  for kind in ('demonstrations', 'rankings'):
+    (found,) = _convert(kind, row, vocabulary=BosLetters())
+    assert found.prompt_ids.tolist() == [3, *_ids('<ab>')]
+  assert found.responses_ids[0].tolist() == [*_ids(' c'), 1]
+  (found,) = _convert('prompts', row, vocabulary=BosLetters())
+  assert found.ids.tolist() == [3, *_ids('<ab>')]
 
 
 def test_prompts_keep_their_user():
@@ -68,7 +91,7 @@ def test_a_cut_response_has_no_eos(log):
       _ids(' xxx'),
       _ids(' xxx'),
   ]
-  assert '3 of 3 demonstrations; 2 responses cut to 4 tokens' in log.text
+  assert '3 of 3 rows kept; 2 responses cut to 4 tokens, without' in log.text
 
 
 def test_long_prompts_are_dropped_and_counted(log):
@@ -76,21 +99,21 @@ def test_long_prompts_are_dropped_and_counted(log):
   # BOS, '<', 'aa' and '>' are 5 tokens.
   found = _convert('prompts', *rows, max_prompt_tokens=5, name='mine')
   assert [p.text for p in found] == ['a', 'aa']
-  assert 'mine: 2 of 3 prompts; 1 dropped for a prompt over 5' in log.text
+  assert 'mine: 2 of 3 rows kept; 1 dropped: prompt too long' in log.text
 
 
-def test_rankings_with_nothing_to_compare_are_dropped_and_counted(log):
+def test_rankings_keep_ties_and_the_order_of_responses():
   responses = ['a', 'b', 'c']
   rows = [
       {'prompt': 'p', 'responses': responses, 'ranks': ranks}
-      for ranks in ([1, 1, 1], [2, 1, 1], [3, 1, 2])
+      for ranks in ([2, 1, 1], [3, 1, 2])
   ]
   found = _convert('rankings', *rows)
   assert [r.ranks for r in found] == [(2, 1, 1), (3, 1, 2)]
+  assert found[0].response_texts == ('a', 'b', 'c')
   assert [r.tolist() for r in found[0].responses_ids] == [
       [*_ids(' ' + c), 1] for c in responses
   ]
-  assert '2 of 3 rankings; 1 dropped because all ranks are equal' in log.text
 
 
 def test_an_allowed_empty_response_is_an_eos_alone():
@@ -104,12 +127,32 @@ def test_unknown_words_are_counted(log):
   assert '2 words not in the vocabulary' in log.text
 
 
+def _demonstration(n):
+  row = {'prompt': 'a' * n, 'response': 'xyz'}
+  return check(row, 'demonstrations', f'a, row {n}')
+
+
+def test_the_account_of_a_split_adds_up():
+  rows = [
+      (f'a, row {n}', _demonstration(n))
+      for n in range(1, 6)
+  ]
+  account = account_lib.Account(rows_read=9, kept={'train': 5, 'test': 4})
+  tokeniser = examples.Tokeniser(Letters(), FORMAT, 6, 2)
+  made = tokeniser.examples(rows, 'demonstrations', account, 'train')
+  assert len(list(made)) == 3
+  assert account.kept == {'train': 3, 'test': 4}
+  assert account.dropped == {'prompt_too_long': 2}
+  assert account.rows_kept + sum(account.dropped.values()) == account.rows_read
+  where = [e['where'] for e in account.examples['prompt_too_long']]
+  assert where == ['a, row 4', 'a, row 5']
+  assert account.notes['words not in the vocabulary'] == 3
+
+
 def test_bad_rows_and_nothing_left_are_errors():
-  with pytest.raises(ValueError, match="rows, row 2, field 'prompt': missing"):
+  with pytest.raises(RowError, match="rows, row 2, field 'prompt': missing"):
     _convert('prompts', {'prompt': 'a'}, {'text': 'b'})
-  with pytest.raises(ValueError, match='no prompts left of 1 rows'):
+  with pytest.raises(DataError, match='no prompts left .0 of 1 rows kept; 1'):
     _convert('prompts', {'prompt': 'aaaa'}, max_prompt_tokens=3)
-  with pytest.raises(ValueError, match="kind is 'pairs': use one of text"):
-    _convert('pairs')
   with pytest.raises(ValueError, match='max_response_tokens must be'):
     _convert('demonstrations', max_response_tokens=0)

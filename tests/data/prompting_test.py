@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompt formats."""
 
-from rlhf.data import prompting
+from rlhf.data import chat, prompting
 from rlhf.world import prompts
 
 
@@ -20,6 +20,22 @@ def test_dialogue_leaves_a_dialogue_alone():
   assert prompting.DIALOGUE.prompt(text) == text
   cut = text.removesuffix('\n\nAssistant:')
   assert prompting.DIALOGUE.prompt(cut) == text
+
+
+def test_a_prompt_that_ends_with_the_suffix_is_whole():
+  # A system's turn stands before the first user's.
+  text = 'Be brief.\n\nHuman: Hi\n\nAssistant:'
+  assert prompting.DIALOGUE.prompt(text) == text
+  chatml = prompting.PromptFormat(
+      prefix='<|im_start|>user\n',
+      suffix='<|im_end|>\n<|im_start|>assistant\n',
+      response_prefix='',
+  )
+  turns = [{'role': 'system', 'content': 'Be brief.'}]
+  turns.append({'role': 'user', 'content': 'Hi'})
+  rendered = chat.prompt(turns, 'chatml')
+  assert chatml.prompt(rendered) == rendered
+  assert rendered.endswith(chatml.prompt('Hi'))
 
 
 def test_a_response_gets_one_leading_space_and_no_more():

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading rows: each thing that can be wrong says so by file, row and field."""
-
-import gzip
-import io
-import json
+"""Checking rows: each thing that can be wrong has a reason and a line."""
 
 import pytest
 
@@ -15,97 +11,147 @@ GOOD = {
     'rankings': {'prompt': 'Hi?', 'responses': ['a', 'b'], 'ranks': [2, 1]},
     'prompts': {'prompt': 'Hi?'},
 }
-EXTRAS = {'user': '', 'labeler': ''}
+EXTRAS = dict.fromkeys(rows.OPTIONAL, '')
+USER = {'role': 'user', 'content': 'Hi?'}
+PROMPT = '\n\nHuman: Hi?\n\nAssistant:'
 
 
-def _read(kind, *lines, path='a.jsonl', **options):
-  data = b'\n'.join(
-      line if isinstance(line, bytes) else json.dumps(line).encode()
-      for line in lines
-  )
-  return list(rows.read(io.BytesIO(data), path, kind, **options))
+def _answer(text):
+  return {'role': 'assistant', 'content': text}
+
+
+def _check(row, kind, **options):
+  return rows.check(row, kind, 'dir/a.jsonl, row 2', **options)
 
 
 @pytest.mark.parametrize('kind', GOOD)
 def test_good_rows_keep_their_fields_only(kind):
-  row = GOOD[kind] | {'other': [1, {}], 'user': 7, 'labeler': None}
-  assert _read(kind, row) == [GOOD[kind] | {'user': '7', 'labeler': ''}]
+  row = GOOD[kind] | {'other': [1, {}], 'user': 7, 'labeler': None, 'id': 'x'}
+  expected = GOOD[kind] | EXTRAS | {'user': '7', 'id': 'x'}
+  assert _check(row, kind) == expected
+  assert _check(expected, kind) == expected
 
 
-def test_blank_lines_count_but_hold_no_row():
-  assert len(_read('prompts', GOOD['prompts'], b'', GOOD['prompts'], b'')) == 2
-  with pytest.raises(ValueError, match='row 3'):
-    _read('prompts', GOOD['prompts'], b' ', b'{')
-
-
-def test_a_line_separator_inside_a_string_ends_no_row():
-  row = {'text': 'one\u2028two\x85three'}
-  line = json.dumps(row, ensure_ascii=False).encode()
-  assert _read('text', line, line) == [row | EXTRAS] * 2
+def _rank(ranks, responses=('a', 'b'), **more):
+  return {'prompt': 'p', 'responses': list(responses), 'ranks': ranks} | more
 
 
 BAD = [
-    ('text', b'{"text": ', "row 2: not JSON"),
-    ('text', b'["a"]', 'row 2: not a JSON object'),
-    ('text', b'{"text": "\xff"}', 'row 2: not UTF-8 at byte 10'),
-    ('text', {'txt': 'a'}, "row 2, field 'text': missing: text need text"),
-    ('text', {'text': 3}, "row 2, field 'text': 3 is of type int: use"),
-    ('text', {'text': ' \n'}, "row 2, field 'text': empty"),
-    ('text', {'text': 'a\ud800'}, "field 'text': character 1 is half"),
-    ('text', {'text': 'a', 'user': [1]}, "field 'user': .* type list"),
-    ('demonstrations', {'prompt': 'a'}, "field 'response': missing"),
-    ('demonstrations', {'prompt': 'a', 'response': ''}, "'response': empty"),
-    ('demonstrations', {'prompt': '', 'response': 'a'}, "'prompt': empty"),
-    ('prompts', {'prompt': {'text': 'a'}}, "'prompt': .* type dict"),
-    ('prompts', {'prompt': None}, "'prompt': null is of type NoneType"),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 'b']}, "'ranks': missing"),
-    ('rankings', {'prompt': 'a', 'responses': ['a'], 'ranks': [1]}, 'two'),
-    ('rankings', {'prompt': 'a', 'responses': 'ab', 'ranks': [1]}, 'list'),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 'b'], 'ranks': [1]},
-     "field 'ranks': 1 ranks for 2 responses"),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 'b'], 'ranks': [1, '2']},
-     "field 'ranks': .* list of integers"),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 'b'], 'ranks': [1, True]},
-     "field 'ranks': .* list of integers"),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 'b'], 'ranks': [1, 2**40]},
-     'beyond 32 bits'),
-    ('rankings', {'prompt': 'a', 'responses': ['a', ' '], 'ranks': [1, 2]},
+    ('text', ['a'], 'not_an_object', 'make the row an object'),
+    ('text', None, 'not_an_object', 'null is of type NoneType'),
+    ('text', {'txt': 'a'}, 'missing_field', "'text': missing: text need text"),
+    ('text', {}, 'missing_field', 'there is nothing'),
+    ('text', {'text': 3}, 'wrong_type', "'text': 3 is of type int: use a str"),
+    ('text', {'text': True}, 'wrong_type', 'true is of type bool'),
+    ('text', {'text': ' \n'}, 'empty_text', "'text': empty: fill it in"),
+    ('text', {'text': 'a\ud800'}, 'invalid_unicode', 'character 1 is half'),
+    ('text', {'text': 'a', 'id': '\udfff'}, 'invalid_unicode', "field 'id'"),
+    ('text', {'text': 'a', 'user': [1]}, 'wrong_type', "'user': .* type list"),
+    ('text', {'text': 'a', 'user': True}, 'wrong_type', "'user': true is of"),
+    ('text', {'text': 'a', 'user': 1.5}, 'wrong_type', "'user': 1.5 is of typ"),
+    ('demonstrations', {'prompt': 'a'}, 'missing_field', "'response': missing"),
+    ('demonstrations', {'prompt': 'a', 'response': ''}, 'empty_response',
+     "'response': empty: .* allow_empty_responses"),
+    ('demonstrations', {'prompt': '', 'response': 'a'}, 'empty_prompt',
+     "'prompt': empty: fill it in or leave the row out$"),
+    ('prompts', {'prompt': {'text': 'a'}}, 'wrong_type', "'prompt': .* dict"),
+    ('prompts', {'prompt': None}, 'wrong_type', 'null is of type NoneType'),
+    ('rankings', {'prompt': 'a', 'responses': ['a', 'b']}, 'missing_field',
+     "'ranks': missing: .*or chosen and rejected"),
+    ('rankings', _rank([1], 'a'), 'one_response', 'at least two'),
+    ('rankings', _rank([], ''), 'one_response', "'responses': 0 of them"),
+    ('rankings', _rank([1]) | {'responses': 'ab'}, 'wrong_type', 'list of str'),
+    ('rankings', _rank(1), 'wrong_type', "'ranks': 1 is of type int: use a li"),
+    ('rankings', _rank([1]), 'ranks_do_not_match', '1 ranks for 2 responses'),
+    ('rankings', _rank([1, '2']), 'wrong_type', 'list of integers'),
+    ('rankings', _rank([1, True]), 'wrong_type', 'list of integers'),
+    ('rankings', _rank([1, 2.0]), 'wrong_type', 'list of integers'),
+    ('rankings', _rank([1, 2**31]), 'rank_out_of_range', 'beyond 32 bits'),
+    ('rankings', _rank([1, -1]), 'rank_out_of_range', 'below 0'),
+    ('rankings', _rank([3, 3]), 'all_tied', 'all are 3, which compares noth'),
+    ('rankings', _rank([1, 2], ('a', ' ')), 'empty_response',
      "field 'responses', response 2: empty: .* allow_empty_responses"),
-    ('rankings', {'prompt': 'a', 'responses': ['a', 3], 'ranks': [1, 2]},
+    ('rankings', _rank([1, 2], ('a', 3)), 'wrong_type',
      "field 'responses', response 2: 3 is of type int"),
-    ('rankings', {'prompt': 'a', 'chosen': 'b'}, "field 'rejected': missing"),
-    ('rankings', {'chosen': 'b', 'rejected': 'c'}, "field 'prompt': missing"),
+    ('rankings', {'prompt': 'a', 'chosen': 'b'}, 'missing_field',
+     "field 'rejected': missing"),
+    ('rankings', {'prompt': 'a', 'rejected': 'b'}, 'missing_field',
+     "field 'chosen': missing: a pair needs"),
+    ('rankings', {'prompt': 'a', 'chosen': 'b', 'rejected': 3}, 'wrong_type',
+     "field 'rejected': 3 is of type int"),
+    ('rankings', {'prompt': 'a', 'chosen': 'b', 'rejected': ' b'},
+     'equal_pair', "field 'rejected': the same as chosen"),
+    ('rankings', {'chosen': 'b', 'rejected': 'c'}, 'no_common_prompt',
+     "field 'prompt': chosen and rejected share no"),
+    ('rankings', {'chosen': [USER, _answer('a')],
+                  'rejected': [USER | {'content': 'Ho?'}, _answer('b')]},
+     'no_common_prompt', 'the responses differ in turns before the last'),
+    ('rankings', {'prompt': 'Ho?', 'chosen': [USER, _answer('a')],
+                  'rejected': [USER, _answer('b')]},
+     'no_common_prompt', "'prompt': it is not among the turns"),
+    ('rankings', {'messages': [USER | {'content': 'Ho?'}],
+                  'chosen': [USER, _answer('a')],
+                  'rejected': [USER, _answer('b')]},
+     'no_common_prompt', 'messages differ from the turns before'),
+    ('rankings', {'prompt': 'a', 'chosen': [USER], 'rejected': 'b'},
+     'bad_messages', "field 'chosen': the last turn is the user's"),
+    ('prompts', {'messages': [USER, _answer('a')]}, 'bad_messages',
+     "field 'messages': the last turn is the assistant's"),
+    ('prompts', {'prompt': [USER, USER]}, 'bad_messages',
+     "field 'prompt': two user turns"),
+    ('demonstrations', {'messages': [USER]}, 'bad_messages', "is the user's"),
+    ('demonstrations', {'messages': [USER, _answer('')]}, 'empty_response',
+     "'response' .'messages' here.: empty"),
+    ('text', {'messages': []}, 'bad_messages', 'there are no turns'),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('kind', 'bad', 'message'), BAD)
-def test_a_bad_row_says_where_and_what(kind, bad, message):
-  with pytest.raises(ValueError, match=message) as error:
-    _read(kind, GOOD[kind], bad, path='dir/a.jsonl')
+@pytest.mark.parametrize(('kind', 'bad', 'reason', 'message'), BAD)
+def test_a_bad_row_says_where_and_what(kind, bad, reason, message):
+  with pytest.raises(rows.RowError, match=message) as error:
+    _check(bad, kind)
+  assert error.value.reason == reason
+  assert error.value.where == 'dir/a.jsonl, row 2'
   assert str(error.value).startswith('dir/a.jsonl, row 2')
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_error_is_printable_short_and_survives_copying():
+  row = {'a\nb\ud800': 1} | {f'name {n} ' * 99: 1 for n in range(99)}
+  with pytest.raises(rows.RowError) as error:
+    _check(row, 'text')
+  line = str(error.value)
+  assert line.isprintable() and len(line) < 500
+  assert 'a\\nb\\ud800' in line and '(100 in all)' in line
+  # As process pools copy an exception: its class on its arguments.
+  copy = type(error.value)(*error.value.args)
+  assert (str(copy), copy.reason, copy.where) == (
+      line, 'missing_field', 'dir/a.jsonl, row 2'
+  )  # fmt: skip
+
+
+def test_a_value_of_any_depth_is_quoted_short():
+  deep = []
+  for _ in range(5000):
+    deep = [deep]
+  with pytest.raises(rows.RowError, match='of type list') as error:
+    _check({'text': deep}, 'text')
+  assert len(str(error.value)) < 200
 
 
 def test_empty_responses_may_be_allowed():
   row = GOOD['rankings'] | {'responses': ['', 'b']}
-  assert _read('rankings', row, allow_empty=True)[0]['responses'] == ['', 'b']
-  with pytest.raises(ValueError, match="'prompt': empty"):
-    _read('rankings', row | {'prompt': ''}, allow_empty=True)
-
-
-def test_gzip_is_read_and_a_broken_one_named():
-  line = json.dumps(GOOD['text']).encode() + b'\n'
-  packed = gzip.compress(line * 2000)
-  good = list(rows.read(io.BytesIO(packed), 'a.jsonl.gz', 'text'))
-  assert len(good) == 2000
-  garbled = packed[:12] + b'x' * 9
-  for broken in (packed[:-12], packed[:-4], b'no gzip', garbled):
-    with pytest.raises(ValueError, match=r'a.jsonl.gz, row \d+: the gzip str'):
-      list(rows.read(io.BytesIO(broken), 'a.jsonl.gz', 'text'))
+  found = _check(row, 'rankings', allow_empty=True)
+  assert found['responses'] == ['', 'b']
+  with pytest.raises(rows.RowError, match="'prompt': empty"):
+    _check(row | {'prompt': ''}, 'rankings', allow_empty=True)
+  row = {'messages': [USER, _answer('')]}
+  assert _check(row, 'demonstrations', allow_empty=True)['response'] == ''
 
 
 def test_chosen_and_rejected_are_a_ranking_of_two():
   row = {'prompt': 'Hi?', 'chosen': 'a', 'rejected': 'b', 'user': 'u'}
-  (found,) = _read('rankings', row)
+  found = _check(row, 'rankings')
   assert found['responses'] == ['a', 'b'] and found['ranks'] == [1, 2]
   assert found['user'] == 'u'
 
@@ -113,44 +159,75 @@ def test_chosen_and_rejected_are_a_ranking_of_two():
 def test_chosen_and_rejected_dialogues_split_at_the_last_common_answer():
   shared = '\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Go\n\nAssistant:'
   row = {'chosen': shared + ' On.', 'rejected': shared + ' Off.'}
-  (found,) = _read('rankings', row)
+  found = _check(row, 'rankings')
   assert found['prompt'] == shared
   assert found['responses'] == [' On.', ' Off.']
+  with pytest.raises(rows.RowError, match='the same as chosen'):
+    _check(row | {'rejected': shared + ' On.'}, 'rankings')
 
 
-def _in_validation(share=0.3, kind='prompts', **row):
-  row = {'prompt': 'x', 'user': ''} | row
-  return rows.is_validation(row, kind, share)
+def test_messages_become_what_the_kind_needs():
+  talk = [USER, _answer('Yes.')]
+  assert _check({'messages': talk}, 'text')['text'] == PROMPT + ' Yes.'
+  assert _check({'messages': [USER]}, 'prompts')['prompt'] == PROMPT
+  found = _check({'messages': talk}, 'demonstrations')
+  assert (found['prompt'], found['response']) == (PROMPT, 'Yes.')
+  beside = {'messages': [USER], 'response': 'No.'}
+  found = _check(beside, 'demonstrations', template='plain')
+  assert (found['prompt'], found['response']) == ('Hi?', 'No.')
+  # Where there is text, messages are not read.
+  found = _check({'messages': talk, 'prompt': 'a'}, 'prompts')
+  assert found['prompt'] == 'a'
 
 
-def test_the_split_is_by_user_and_keeps_its_share():
-  by_user = {}
-  for n in range(4000):
-    user = str(n % 1000)
-    held_out = _in_validation(prompt=f'prompt {n}', user=user)
-    assert by_user.setdefault(user, held_out) == held_out
-  # 1000 coins of 0.3: a standard deviation is 0.0145.
-  assert abs(sum(by_user.values()) / 1000 - 0.3) < 0.05
-  assert not any(_in_validation(0.0, prompt=str(n)) for n in range(100))
+@pytest.mark.parametrize(
+    'row',
+    [
+        {'messages': [USER], 'responses': ['a', 'b'], 'ranks': [1, 2]},
+        {'messages': [USER], 'responses': [[_answer('a')], 'b'],
+         'ranks': [1, 2]},
+        {'messages': [USER], 'chosen': 'a', 'rejected': 'b'},
+        {'messages': [USER], 'chosen': [_answer('a')], 'rejected': 'b'},
+        {'prompt': [USER], 'chosen': [_answer('a')],
+         'rejected': [_answer('b')]},
+        {'chosen': [USER, _answer('a')], 'rejected': [USER, _answer('b')]},
+        {'messages': [USER], 'chosen': [USER, _answer('a')],
+         'rejected': [USER, _answer('b')]},
+        {'prompt': 'Hi?', 'chosen': [USER, _answer('a')],
+         'rejected': [USER, _answer('b')]},
+        {'prompt': 'Hi?', 'messages': [USER, _answer('a')],
+         'chosen': [USER, _answer('a')], 'rejected': [USER, _answer('b')]},
+    ],
+)  # fmt: skip
+def test_preference_sets_come_in_many_shapes(row):
+  found = _check(row, 'rankings')
+  ranking = {'prompt': PROMPT, 'responses': ['a', 'b'], 'ranks': [1, 2]}
+  assert found == ranking | EXTRAS
 
 
-def test_prompts_that_begin_alike_stay_together():
-  for n in range(50):
-    bare = _in_validation(prompt=f'Question {n}? ')
-    turn = f'\n\nHuman: Question {n}?\n\nAssistant:'
-    assert _in_validation(prompt=turn) == bare
-    assert _in_validation(prompt=turn + ' No.\n\nHuman: Why?') == bare
-    assert _in_validation(kind='demonstrations', prompt=turn) == bare
+def test_fields_may_have_other_names():
+  row = {'instruction': 'Hi?', 'output': 'Yes.', 'prompt': 'not this'}
+  fields = {'prompt': 'instruction', 'response': 'output'}
+  found = _check(row, 'demonstrations', fields=fields)
+  assert found == GOOD['demonstrations'] | EXTRAS
+  del row['instruction']
+  with pytest.raises(rows.RowError) as error:
+    _check(row, 'demonstrations', fields=fields)
+  assert error.value.reason == 'missing_field'
+  assert "field 'prompt' ('instruction' here): missing" in str(error.value)
+  assert str(error.value).endswith('there is output, prompt')
+  row = {'conversations': [{'from': 'human', 'value': 3}]}
+  with pytest.raises(rows.RowError, match="'conversations', turn 1: value: 3"):
+    _check(row, 'prompts', fields={'messages': 'conversations'})
 
 
-def test_text_is_split_by_its_beginning():
-  texts = [f'{n:064d} and more' for n in range(200)]
-  found = [_in_validation(0.5, 'text', text=t) for t in texts]
-  again = [_in_validation(0.5, 'text', text=t + ' of it') for t in texts]
-  assert found == again and 60 < sum(found) < 140
+def test_fields_may_change_places():
+  row = {'prompt': 'p', 'chosen': 'a', 'rejected': 'b'}
+  fields = {'chosen': 'rejected', 'rejected': 'chosen'}
+  found = _check(row, 'rankings', fields=fields)
+  assert found['responses'] == ['b', 'a']
 
 
-def test_the_split_does_not_move():
-  # Pinned: a change would move training rows into validation.
-  picked = [n for n in range(40) if _in_validation(0.1, prompt=f'p{n}')]
-  assert picked == [0, 21, 39]
+def test_an_unknown_template_is_no_rows_fault():
+  with pytest.raises(rows.DataError, match="template is 'chat'"):
+    _check({'messages': [USER]}, 'prompts', template='chat')

@@ -4,52 +4,49 @@
 import collections
 import gzip
 import json
+import os
+from typing import Any
 
 import pytest
 import seqio
 import tensorflow as tf
 
-from rlhf.data import examples, prompting, sources, vocabularies
+from rlhf.data import sources, vocabularies
+from rlhf.data.cleaning import Reading
+from rlhf.data.rows import OPTIONAL, DataError, RowError
 
 LETTERS = vocabularies.WordVocabulary(['a', 'b', 'c', 'd'])
 
 
-def _write(path, rows):
+def write(path, rows):
   data = '\n'.join(json.dumps(row) for row in rows).encode()
   path.write_bytes(gzip.compress(data) if path.suffix == '.gz' else data)
   return str(path)
 
 
-def _read(name, kind, split, **options):
-  limit = options.pop('limit', None)
-  task = sources.resolve(name, kind, **options)
-  return list(sources.read(task, kind, split, limit))
+def _found(name, kind, split='all', limit=None, **options):
+  reading = Reading(**options)
+  task = sources.resolve(name, kind, reading)
+  return list(sources.read(task, kind, split, reading, limit))
+
+
+def _read(*args, **options):
+  found = _found(*args, **options)
+  assert not any(isinstance(row, RowError) for _, row in found)
+  return [row for _, row in found]
 
 
 def test_files_globs_and_lists_are_read_in_order(tmp_path):
   for n, suffix in enumerate(['b.jsonl', 'a.jsonl.gz', 'c.jsonl']):
-    _write(tmp_path / suffix, [{'text': f'{n} {i}'} for i in range(3)])
+    write(tmp_path / suffix, [{'text': f'{n} {i}'} for i in range(3)])
   names = f'{tmp_path}/c.jsonl, {tmp_path}/*.jsonl*'
-  texts = [row['text'] for row in _read(names, 'text', 'all')]
+  found = _found(names, 'text')
   expected = [f'{n} {i}' for n in (2, 1, 0) for i in range(3)]
-  assert texts == expected
-  assert len(_read(names, 'text', 'all', limit=4)) == 4
-
-
-def test_the_two_splits_make_the_whole_and_share_no_user(tmp_path):
-  rows = [{'prompt': f'p {i}', 'user': f'u{i % 200}'} for i in range(1000)]
-  name = _write(tmp_path / 'a.jsonl', rows)
-  split = {
-      s: _read(name, 'prompts', s, validation_share=0.2)
-      for s in ('train', 'validation', 'all')
-  }
-  users = {s: {row['user'] for row in rows} for s, rows in split.items()}
-  assert not users['train'] & users['validation']
-  assert len(split['train']) + len(split['validation']) == 1000
-  assert [row['prompt'] for row in split['all']] == [r['prompt'] for r in rows]
-  # 200 coins of 0.2: a standard deviation is 0.028.
-  assert abs(len(users['validation']) / 200 - 0.2) < 0.1
-  assert not _read(name, 'prompts', 'validation', validation_share=0)
+  assert [row['text'] for _, row in found] == expected
+  assert [where for where, _ in found][3:5] == [
+      f'{tmp_path}/a.jsonl.gz, row {n}' for n in (1, 2)
+  ]
+  assert len(_read(names, 'text', limit=4)) == 4
 
 
 def test_rankings_keep_each_rows_own_k(tmp_path):
@@ -57,90 +54,139 @@ def test_rankings_keep_each_rows_own_k(tmp_path):
       {'prompt': str(k), 'responses': ['é', 'x\x00'] * k, 'ranks': [1, 2] * k}
       for k in (1, 4, 2)
   ]
-  found = _read(_write(tmp_path / 'a.jsonl', rows), 'rankings', 'all')
-  extras = {'user': '', 'labeler': ''}
-  assert found == [row | extras for row in rows]
+  found = _read(write(tmp_path / 'a.jsonl', rows), 'rankings')
+  assert found == [row | dict.fromkeys(OPTIONAL, '') for row in rows]
 
 
 def test_a_file_is_read_as_what_it_is_asked_for(tmp_path):
   rows = [{'prompt': 'a', 'responses': ['b', 'c'], 'ranks': [1, 2]}]
-  name = _write(tmp_path / 'a.jsonl', rows)
-  assert _read(name, 'prompts', 'all')[0]['prompt'] == 'a'
-  with pytest.raises(ValueError, match="a.jsonl, row 1, field 'response': m"):
-    _read(name, 'demonstrations', 'all')
+  name = write(tmp_path / 'a.jsonl', rows)
+  assert _read(name, 'prompts')[0]['prompt'] == 'a'
+  ((where, error),) = _found(name, 'demonstrations')
+  assert where == error.where == f'{name}, row 1'
+  assert "field 'response': missing" in str(error)
+
+
+def test_bad_rows_come_with_their_place_among_the_good(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_text('{"text": "a"}\nnonsense\n{"text": ""}\n{"text": "b"}\n')
+  found = _found(str(path), 'text', strict=False)
+  assert [isinstance(row, RowError) for _, row in found] == [0, 1, 1, 0]
+  wheres = [where for where, _ in found]
+  assert wheres == [f'{path}, row {n}' for n in range(1, 5)]
+
+
+def test_fields_are_renamed_on_the_way(tmp_path):
+  rows = [{'instruction': 'p', 'output': 'r'}]
+  name = write(tmp_path / 'a.jsonl', rows)
+  fields = {'prompt': 'instruction', 'response': 'output'}
+  (row,) = _read(name, 'demonstrations', fields=fields)
+  assert (row['prompt'], row['response']) == ('p', 'r')
 
 
 def test_resolving_twice_gives_one_task(tmp_path):
-  name = _write(tmp_path / 'a.jsonl', [{'text': 'a'}])
+  name = write(tmp_path / 'a.jsonl', [{'text': 'a'}])
   task = sources.resolve(name, 'text')
   assert task == sources.resolve(name, 'text')
-  assert task != sources.resolve(name, 'text', validation_share=0.1)
+  assert task != sources.resolve(name, 'text', Reading(strict=False))
   assert sources.resolve(task, 'text') == task
   assert task in seqio.TaskRegistry.names()
+  assert sources.splits(task) == ('all',) and not sources.is_mixture(task)
+
+
+def test_a_task_of_files_serves_seqio_as_well(tmp_path):
+  rows = [{'prompt': str(k), 'responses': ['é'] * k, 'ranks': [*range(k)]}
+          for k in (2, 5)]  # fmt: skip
+  task = sources.resolve(write(tmp_path / 'a.jsonl', rows), 'rankings')
+  dataset = seqio.get_mixture_or_task(task).get_dataset(
+      None, split='all', shuffle=False
+  )
+  (_, found) = dataset.as_numpy_iterator()
+  assert found['prompt'] == b'5' and found['ranks'].tolist() == [0, 1, 2, 3, 4]
+  assert [text.decode() for text in found['responses']] == ['é'] * 5
 
 
 def test_names_that_mean_nothing_are_refused(tmp_path):
-  _write(tmp_path / 'empty.jsonl', [])
-  _write(tmp_path / 'a.json', [{'text': 'a'}])
-  name = _write(tmp_path / 'a.jsonl', [{'text': 'a'}])
+  write(tmp_path / 'empty.jsonl', [])
+  write(tmp_path / 'a.json', [{'text': 'a'}])
+  name = write(tmp_path / 'a.jsonl', [{'text': 'a'}])
   for bad, message in [
       (f'{tmp_path}/none*.jsonl', 'no file and no registered task is called'),
       ('miniature_txt', "did you mean 'miniature_text'"),
       (' , ', 'no text are named'),
-      (f'{tmp_path}/a.json', 'not a .jsonl or .jsonl.gz file'),
+      (f'{tmp_path}/a.json', 'a.json: no known extension: use one of'),
       (f'{tmp_path}/empty.jsonl', 'empty.jsonl: no rows'),
   ]:
-    with pytest.raises(ValueError, match=message):
-      _read(bad, 'text', 'all')
-  with pytest.raises(ValueError, match="has no split 'test': use one of train"):
+    with pytest.raises(DataError, match=message):
+      _read(bad, 'text')
+  with pytest.raises(DataError, match="has no split 'test': use one of all"):
     _read(name, 'text', 'test')
-  with pytest.raises(ValueError, match="kind is 'texts'"):
+  with pytest.raises(DataError, match="kind is 'texts'"):
     sources.resolve(name, 'texts')
-  with pytest.raises(ValueError, match='validation_share is 1'):
-    sources.resolve(name, 'text', validation_share=1)
 
 
-def _add_task(name, preprocessors):
+def _digest(name):
+  return sources.fingerprint(sources.resolve(name, 'text'), 'text', Reading())
+
+
+def test_a_changed_file_has_another_fingerprint(tmp_path):
+  name = write(tmp_path / 'a.jsonl', [{'text': 'a'}])
+  first = _digest(name)
+  assert _digest(name) == first
+  write(tmp_path / 'a.jsonl', [{'text': 'bb'}])
+  second = _digest(name)
+  # Of the same size, but changed at another time.
+  write(tmp_path / 'a.jsonl', [{'text': 'cc'}])
+  os.utime(name, ns=(1, 1))
+  assert len({first, second, _digest(name)}) == 3
+
+
+# -- Tasks of a user's own ----------------------------------------------------
+
+
+def add_task(name, preprocessors, answers='dx', splits=('train',)):
+  """Registers a task of two rows, which answer with `answers`."""
+
   def dataset(split, shuffle_files):
     del split, shuffle_files
-    texts = {'prompt': ['a b', 'c'], 'response': ['d', name[-1]]}
+    texts: Any = {'prompt': ['a b', 'c'], 'response': list(answers)}
     return tf.data.Dataset.from_tensor_slices(texts)
 
   feature = seqio.Feature(LETTERS, add_eos=False)
   seqio.TaskRegistry.add(
       name,
-      source=seqio.FunctionDataSource(dataset, splits=['train']),
+      source=sources.function_source(dataset, splits),
       preprocessors=preprocessors,
       output_features={'prompt': feature, 'response': feature},
   )
 
 
-def test_any_registered_task_or_mixture_serves():
-  tokenize = seqio.preprocessors.tokenize
-  _add_task('sources_test_a', [tokenize])
-  _add_task('sources_test_b', [tokenize])
-  names = ['sources_test_a', 'sources_test_b']
-  rates = list(zip(names, (3, 1), strict=True))
-  seqio.MixtureRegistry.add('sources_test_mix', rates)
-  rows = _read('sources_test_a', 'demonstrations', 'train')
-  assert [row['response'] for row in rows] == ['d', 'a']
+def test_a_tokenised_task_is_read_from_its_pretokenized_copy():
+  add_task('sources_test_a', [seqio.preprocessors.tokenize], 'da')
+  found = _found('sources_test_a', 'demonstrations', 'train')
+  assert [(row['prompt'], row['response']) for _, row in found] == [
+      ('a b', 'd'), ('c', 'a')
+  ]  # fmt: skip
+  assert found[1][0] == 'sources_test_a, split train, row 2'
+  assert len(_read('sources_test_a', 'prompts', 'train', limit=1)) == 1
+
+
+def test_a_mixture_keeps_its_rates_and_needs_a_limit():
+  names = ['sources_test_b', 'sources_test_c']
+  for name, answers in zip(names, ('da', 'db'), strict=True):
+    add_task(name, [seqio.preprocessors.tokenize], answers)
+  seqio.MixtureRegistry.add(
+      'sources_test_mix', list(zip(names, (3, 1), strict=True))
+  )
+  assert sources.is_mixture('sources_test_mix')
   mixed = _read('sources_test_mix', 'demonstrations', 'train', limit=400)
   count = collections.Counter(row['response'] for row in mixed)
   # Half of each task's two rows answer 'd'; 300 of 400 rows are the first's,
   # with a standard deviation of 9.
   assert sum(count.values()) == 400 and abs(count['a'] - 150) < 25
   assert abs(count['b'] - 50) < 25
-  with pytest.raises(ValueError, match='is a mixture, which has no end'):
+  with pytest.raises(DataError, match='is a mixture, which has no end'):
     _read('sources_test_mix', 'demonstrations', 'train')
-  (first, *_) = examples.load(
-      'sources_test_mix',
-      'demonstrations',
-      'train',
-      LETTERS,
-      prompting.PromptFormat(),
-      limit=4,
-  )
-  assert first.prompt_ids.tolist() == [1, *LETTERS.encode(first.prompt_text)]
 
 
 def test_a_task_without_raw_text_is_refused():
@@ -149,21 +195,6 @@ def test_a_task_without_raw_text_is_refused():
         lambda ex: {f: LETTERS.encode_tf(text) for f, text in ex.items()}
     )
 
-  _add_task('sources_test_c', [forget])
-  with pytest.raises(ValueError, match="no raw 'prompt', only prompt, resp"):
-    _read('sources_test_c', 'demonstrations', 'train')
-
-
-def test_load_goes_all_the_way(tmp_path):
-  rows = [{'prompt': 'a', 'responses': ['b', ''], 'ranks': [1, 2]}]
-  name = _write(tmp_path / 'a.jsonl', rows)
-  arguments = (name, 'rankings', 'all', LETTERS, prompting.PromptFormat())
-  with pytest.raises(ValueError, match='allow_empty_responses'):
-    examples.load(*arguments)
-  (found,) = examples.load(*arguments, allow_empty_responses=True)
-  assert [ids.tolist() for ids in found.responses_ids] == [[4, 1], [1]]
-  with pytest.raises(ValueError, match='no rankings left of 0 rows'):
-    examples.load(
-        name, 'rankings', 'validation', LETTERS, prompting.PromptFormat(),
-        validation_share=0, allow_empty_responses=True,
-    )  # fmt: skip
+  add_task('sources_test_d', [forget])
+  with pytest.raises(DataError, match="no raw 'prompt', only prompt, resp"):
+    _read('sources_test_d', 'demonstrations', 'train')

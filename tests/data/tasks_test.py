@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import seqio
 
-from rlhf.data import examples as examples_lib
-from rlhf.data import prompting, sources, tasks, vocabularies
+from rlhf.data import loading, prompting, sources, tasks, vocabularies
+from rlhf.data.rows import RowError
 from rlhf.world import users
 
 
@@ -16,7 +16,7 @@ def words():
 
 
 def _load(words, name, kind, split, **options):
-  return examples_lib.load(
+  return loading.load(
       name, kind, split, words, prompting.MINIATURE, **options
   )
 
@@ -69,12 +69,17 @@ def test_prompts_line_up_with_the_worlds(words):
   assert words.decode(found[0].ids) == found[0].text + ' answer :'
 
 
-def test_splits_and_tasks_do_not_repeat_each_other(words):
-  text = {
-      split: [tuple(d) for d in _load(words, 'miniature_text', 'text', split)]
-      for split in ('validation',)
-  }
-  assert len(text['validation']) == tasks.DOCUMENTS['validation']
+def test_text_is_one_run_with_a_token_before_each_document(words):
+  run = _load(words, 'miniature_text', 'text', 'validation')
+  documents = tasks.documents('validation')
+  assert len(documents) == tasks.DOCUMENTS['validation']
+  assert np.sum(run == words.eos_id) == len(documents)
+  cuts = np.flatnonzero(run == words.eos_id)
+  found = [words.decode(part[1:]) for part in np.split(run, cuts)[1:]]
+  assert found == documents
+
+
+def test_splits_and_tasks_do_not_repeat_each_other():
   seeds = [*tasks.DOCUMENT_SEEDS.values(), *tasks.DEMONSTRATION_SEEDS.values(),
            *tasks.PROMPT_SEEDS.values()]  # fmt: skip
   assert len(set(seeds)) == len(seeds)
@@ -87,6 +92,9 @@ def test_there_is_as_much_as_the_demo_needs():
   assert tasks.PROMPTS['train'] >= 20_000
 
 
-def test_world_tasks_serve_their_kind_only():
-  with pytest.raises(ValueError, match='cannot serve as demonstrations'):
-    next(sources.read('miniature_text', 'demonstrations', 'train'))
+def test_world_tasks_serve_their_kind_only(words):
+  (_, error) = next(sources.read('miniature_text', 'demonstrations', 'train'))
+  assert isinstance(error, RowError)
+  assert "row 1, field 'prompt': missing" in str(error)
+  with pytest.raises(RowError, match="field 'prompt': missing"):
+    _load(words, 'miniature_text', 'demonstrations', 'train')

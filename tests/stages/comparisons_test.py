@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf import checkpoint, inference
-from rlhf.data import streams
+from rlhf.data import cleaning, loading
 from rlhf.stages import comparisons
 from rlhf.stages import setup as setup_lib
 from rlhf.world.prompts import prompts
@@ -86,7 +86,7 @@ def test_results_count_what_was_written_and_measure_the_labelers(collected):
     rows = _rows(directory, split)
     assert results[split] == {
         'prompts': len(rows),
-        'dropped_with_one_response': 0,
+        'dropped': 0,
         'responses': sum(len(row['responses']) for row in rows),
     }
   for name in ('agreement', 'agreement_held_out', 'ceiling', 'ties'):
@@ -97,7 +97,7 @@ def test_results_count_what_was_written_and_measure_the_labelers(collected):
 def test_rankings_take_the_road_of_any_rankings_file(collected):
   config, directory = collected
   setup = setup_lib.make(config)
-  rankings = streams.load(
+  rankings = loading.load(
       str(directory / 'rankings_train.jsonl.gz'),
       'rankings',
       'all',
@@ -105,7 +105,7 @@ def test_rankings_take_the_road_of_any_rankings_file(collected):
       setup.codec.prompt_format,
       max_prompt_tokens=32,
       max_response_tokens=8,
-      allow_empty_responses=True,
+      reading=cleaning.Reading(allow_empty_responses=True),
   )
   rows = [
       row for row in _rows(directory, 'train') if len(set(row['ranks'])) > 1

@@ -168,12 +168,12 @@ def test_other_seed_says_something_else(root, trainer, rolled):
   seeded = _trainer(root, seed=1)
   other.setup, other.prompts = seeded.setup, seeded.prompts
   _, samples, _, texts, _ = other.rollout(trainer.state, 0)
-  assert texts != rolled[3]
+  assert list(texts) != list(rolled[3])
   assert not np.array_equal(samples.tokens_BR, rolled[1].tokens_BR)
   # With the same prompts too: the draws have another key.
   other.prompts = trainer.prompts
   _, samples, _, texts, _ = other.rollout(trainer.state, 0)
-  assert texts == rolled[3]
+  assert list(texts) == list(rolled[3])
   assert not np.array_equal(samples.tokens_BR, rolled[1].tokens_BR)
 
 

@@ -125,7 +125,9 @@ def test_accuracy_equals_the_loop(setup, rankings):
 
 def _pack(rankings, prompts, rows):
   return packing.pack_rankings(
-      [(r.prompt_ids, r.responses_ids, r.ranks) for r in rankings],
+      [[len(r.prompt_ids) + len(i) for i in r.responses_ids] for r in rankings],
+      [r.ranks for r in rankings],
+      lambda b: (rankings[b].prompt_ids, rankings[b].responses_ids),
       rows,
       48,
       prompts,
