@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from configs import real_small
+from configs import real_data, real_small
 from launch import pipeline
 from rlhf.data.prompting import PromptFormat
 from rlhf.loop import LoopConfig
@@ -22,12 +22,14 @@ _CONFIGS = pathlib.Path(pipeline.REPOSITORY, 'configs')
 SIZED = sorted(
     path.stem
     for path in _CONFIGS.glob('*.py')
-    if path.stem not in ('__init__', 'common', 'comparisons', 'real_small')
+    if path.stem
+    not in ('__init__', 'common', 'comparisons', 'real_data', 'real_small')
 )
 SPECS = [
     *(f'configs/{name}.py:{size}' for name in SIZED for size in SIZES),
     'configs/comparisons.py:mini',
     *(f'configs/real_small.py:{stage}' for stage in real_small.STAGES),
+    *(f'configs/real_data.py:{name}' for name in real_data.NAMES),
 ]
 every_spec = pytest.mark.parametrize('spec', SPECS)
 
@@ -105,9 +107,11 @@ def test_a_folder_of_data_is_named_once():
     assert c.data.text.count('/elsewhere/text/') == c.data.text.count(',') + 1
 
 
-@pytest.mark.parametrize('stage', real_small.STAGES)
-def test_real_small_names_files_that_are_there(stage, shared_data):
-  c = pipeline.load_config(f'configs/real_small.py:{stage}')
+@pytest.mark.parametrize(
+    'spec', [spec for spec in SPECS if 'configs/real_' in spec]
+)
+def test_real_configs_name_files_that_are_there(spec, shared_data):
+  c = pipeline.load_config(spec)
   c.folder = str(shared_data)
   names = ('text', 'demonstrations', 'prompts', 'rankings', 'vocabulary')
   for name in names:
