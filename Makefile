@@ -6,6 +6,8 @@
 #   make demo              the whole method on the embedded world, and its report
 #   make test              the test suite; ARGS="-k losses -x" narrows it,
 #                          WORKERS=0 runs it in one process
+#   make slow              the tests of more than ten seconds each, which it
+#                          leaves out: several processes, plans, whole runs
 #   make lint type         ruff; pyright
 #   make bench             every file in benchmarks/, one after the other
 #   make clean             removes .venv and caches, never runs/
@@ -34,7 +36,7 @@ timed = @start=$$(date +%s); echo '$(1)'; $(1); status=$$?; \
   echo "make $@: $$(($$(date +%s) - start)) s (installation apart)"; \
   exit $$status
 
-.PHONY: help demo test lint type bench clean
+.PHONY: help demo test slow lint type bench clean
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,1\}//p' Makefile
@@ -43,7 +45,10 @@ demo: $(RUN)
 	$(call timed,$(BIN)/python launch/demo.py $(ARGS))
 
 test: $(DEV)
-	$(call timed,$(BIN)/python -m pytest -n $(WORKERS) $(ARGS))
+	$(call timed,$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' $(ARGS))
+
+slow: $(DEV)
+	$(call timed,$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS))
 
 lint: $(DEV)
 	$(call timed,$(BIN)/ruff check $(ARGS))
