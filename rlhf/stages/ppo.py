@@ -192,6 +192,7 @@ class Trainer:
     """
     start = time.monotonic()
     batch, texts = self.prompts.batch(index)
+    waited = time.monotonic() - start
     key = jax.random.fold_in(self.setup.key, index)
     samples = self._generate(state, batch, key)
     batch = sharding.put_batch(batch, self.setup.mesh)
@@ -203,7 +204,8 @@ class Trainer:
     )
     jax.block_until_ready(experience)
     seconds = {
-        'time/generate': generated - start,
+        'time/wait': waited,
+        'time/generate': generated - start - waited,
         'time/score': time.monotonic() - generated,
     }
     metrics = {f'rollout/{k}': v for k, v in metrics.items()}
@@ -234,6 +236,7 @@ class Trainer:
     policy, value = state.policy, state.value
     train_policy = index >= self.c.value_warmup_iterations
     seen: list[Metrics] = []
+    waited = 0.0
     for epoch in range(self.c.inner_epochs):
       parts = self.programs.minibatches(
           experience, jax.random.fold_in(key, epoch)
@@ -247,8 +250,10 @@ class Trainer:
           update_index = (
               index * self.c.inner_epochs + epoch
           ) * self.c.minibatches + number
+          text = self._ptx_batch(update_index)
+          waited += self._ptx_ahead.waited if self._ptx_ahead else 0.0
           policy, policy_metrics = self.programs.policy_step(
-              policy, {'policy': part} | self._ptx_batch(update_index), key
+              policy, {'policy': part} | text, key
           )
           metrics |= policy_metrics
           # Meshes of fake CPU devices dead-lock when many programs queue up.
@@ -257,6 +262,7 @@ class Trainer:
     means = {
         k: jnp.mean(jnp.stack([m[k] for m in seen])) for k in sorted(seen[-1])
     }
+    means['time/wait'] = jnp.float32(waited)
     return dataclasses.replace(state, policy=policy, value=value), means
 
   def iteration(self, state: PPOState, index: int):
@@ -265,8 +271,10 @@ class Trainer:
     start = time.monotonic()
     state, learnt = self.learn(state, experience, index)
     jax.block_until_ready(state)
+    waited = float(learnt.pop('time/wait'))
     metrics |= learnt
-    metrics['time/train'] = time.monotonic() - start
+    metrics['time/wait'] += waited  # For prompts, and for text.
+    metrics['time/train'] = time.monotonic() - start - waited
     metrics['kl_coefficient'] = state.kl_coefficient
     if self.c.adaptive_kl:
       controller = advantages.AdaptiveKL(**self.c.adaptive_kl)

@@ -20,11 +20,15 @@ def _rows(*rows, kind='prompts'):
 OFF = Hygiene()
 
 
-def _clean(rows, rules=OFF, kind='prompts', split=None, **options):
+def _clean(
+    rows, rules=OFF, kind='prompts', split=None, limit=None, **options
+):
   account = Account(strict=False)
   reading = Reading(hygiene=rules, **options)
   counted = cleaning.counted(rows, account)
-  found = list(cleaning.clean(counted, kind, reading, account, split=split))
+  found = list(
+      cleaning.clean(counted, kind, reading, account, split=split, limit=limit)
+  )
   splits = {
       home: [(where, row) for its, where, row in found if its == home]
       for home in account.kept
@@ -149,6 +153,15 @@ def test_splits_are_by_user_and_hold_everything():
   users = [{row['user'] for _, row in kept} for kept in splits.values()]
   assert not users[0] & users[1] and not users[0] & users[2]
   assert sum(map(len, splits.values())) == 400
+
+
+def test_a_limit_takes_the_first_of_each_split():
+  rows = _rows(*[{'prompt': f'p {n}', 'user': f'u{n}'} for n in range(100)])
+  whole, _ = _clean(rows, validation_share=0.3)
+  splits, account = _clean(rows, validation_share=0.3, limit=9)
+  for name in ('train', 'validation'):
+    assert splits[name] == whole[name][:9]
+  assert account.dropped == {'over_limit': 82} and account.rows_read == 100
 
 
 def test_rules_of_every_kind_together_add_up():

@@ -14,6 +14,7 @@ import pytest
 
 from rlhf import checkpoint, inference, update
 from rlhf import model as lm
+from rlhf.data.batches import PromptBatch
 from rlhf.experience import Networks
 from rlhf.losses import language_loss, next_tokens, token_log_probs
 from rlhf.stages import gate, ppo, ppo_programs
@@ -175,6 +176,42 @@ def test_other_seed_says_something_else(root, trainer, rolled):
   _, samples, _, texts, _ = other.rollout(trainer.state, 0)
   assert list(texts) == list(rolled[3])
   assert not np.array_equal(samples.tokens_BR, rolled[1].tokens_BR)
+
+
+class _Wide:
+  """The same batches, padded to the longest prompt."""
+
+  def __init__(self, prompts):
+    self._prompts = prompts
+
+  def batch(self, step):
+    batch, texts = self._prompts.batch(step)
+    more = ((0, 0), (self._prompts.lengths[-1] - batch.mask_BP.shape[1], 0))
+    tokens_BP = np.pad(batch.tokens_BP, more, constant_values=tiny.PAD)
+    return PromptBatch(tokens_BP, np.pad(batch.mask_BP, more)), texts
+
+
+@pytest.mark.slow
+def test_short_prompts_are_answered_in_a_batch_of_their_own(root):
+  short = _trainer(root, **{'data.prompt_buckets': (12,)})
+  assert short.prompts.lengths == [12, 16]
+  short.compile_ahead()
+  wide = copy.copy(short)
+  wide.prompts = _Wide(short.prompts)
+  widths, state = set(), _start(short)
+  for index in range(4):
+    experience, samples, scores, texts, metrics = short.rollout(state, index)
+    want = wide.rollout(state, index)
+    widths.add(experience.tokens_BT.shape[1] - samples.tokens_BR.shape[1])
+    # Padding changes neither what is said nor what it is worth.
+    np.testing.assert_array_equal(samples.tokens_BR, want[1].tokens_BR)
+    np.testing.assert_allclose(scores, want[2], atol=1e-5)
+    assert list(texts) == list(want[3])
+    for name in ('rollout/kl', 'rollout/entropy', 'rollout/score'):
+      np.testing.assert_allclose(metrics[name], want[4][name], atol=1e-5)
+    state, learnt = short.learn(state, experience, index)
+    assert np.isfinite(learnt['policy/loss'])
+  assert widths == {12, 16}
 
 
 # -- Updates ------------------------------------------------------------------

@@ -11,8 +11,8 @@ answers the same.
 `once()` is for evaluation: everything once, the last batch padded.
 
 On several hosts each builds batches of the whole size, but reads and fills only
-its own rows (`local`, of `hosts.local_rows`); the others stay padding, and
-are never looked at.
+its own rows (`local`, of `hosts.local_rows`); the others hold nothing, and are
+never looked at.
 """
 
 from rlhf.data.streams.demonstrations import DemonstrationStream
