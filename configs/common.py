@@ -124,7 +124,7 @@ def gpt3_data() -> dict:
       response_tokens=1024,  # Paper, C.
       row_tokens=2048,  # Paper, C: GPT-3's context.
       # Ours: prompts up to these lengths are answered apart from longer ones.
-      prompt_buckets=(128, 256, 512),
+      prompt_buckets=(128, 512),
       # Ours: documents of a row do not see each other; in GPT-3 they do.
       separate_documents=True,
       pack=False,

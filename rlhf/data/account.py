@@ -61,7 +61,8 @@ class Account:
     self.drop(reason, where, what)
 
   def note(self, what: str, count: int = 1) -> None:
-    self.notes[what] = self.notes.get(what, 0) + count
+    if count:
+      self.notes[what] = self.notes.get(what, 0) + count
 
   def to_json(self) -> dict[str, Any]:
     """Counts and examples; reasons with the most rows first."""
