@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlhf.data.rows import DataError
+
 
 class Tag(enum.IntEnum):
   """What an order is of. Those of one seed and size are not alike."""
@@ -41,10 +43,10 @@ class Order:
       what: what an error calls them.
 
     Raises:
-      ValueError: there are none.
+      DataError: there are none.
     """
     if n < 1:
-      raise ValueError(
+      raise DataError(
           f'there are no {what}: give more data, or use shorter rows'
       )
     self.n = n

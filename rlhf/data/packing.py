@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from rlhf.data import batches
+from rlhf.data.rows import DataError
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -298,13 +299,13 @@ def check_lengths(
   """
   for index, lengths in enumerate(groups):
     if max(lengths) > row_length:
-      raise ValueError(
+      raise DataError(
           f'{what} {index} has {max(lengths)} tokens but a row has '
           f'{row_length}: lower max_prompt_tokens or max_response_tokens, or '
           'lengthen the row'
       )
     if len(lengths) > 1 and not first_fit([lengths], rows, row_length):
-      raise ValueError(
+      raise DataError(
           f'{what} {index} ({sum(lengths)} tokens) does not fit into {rows} '
           f'rows of {row_length}: raise rows'
       )

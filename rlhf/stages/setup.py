@@ -14,6 +14,7 @@ from etils import epath
 from rlhf import checkpoint, hosts, sharding, update
 from rlhf.data import cleaning, loading, streams
 from rlhf.data.prompting import PromptFormat
+from rlhf.data.rows import DataError
 from rlhf.dims import Batch, Params
 from rlhf.inference import Codec, lay_out
 from rlhf.loop import LoopConfig
@@ -61,12 +62,12 @@ class Setup:
     """A network of an earlier stage, placed on the mesh.
 
     Raises:
-      ValueError: if its vocabulary is not this run's.
+      DataError: if its vocabulary is not this run's.
     """
     params, cfg, _ = checkpoint.load_model(epath.Path(path), self.mesh)
     size = self.codec.vocabulary.vocab_size
     if cfg.vocab_size != size:
-      raise ValueError(
+      raise DataError(
           f'{path} has {cfg.vocab_size} tokens but data.vocabulary'
           f'={self.config.data.vocabulary!r} has {size}: they must be the same'
       )
@@ -90,12 +91,12 @@ class Setup:
       split: of the data set.
 
     Raises:
-      ValueError: if the config names no such data set.
+      DataError: if the config names no such data set.
     """
     data = self.config.data
     source = data.get(name)
     if not source:
-      raise ValueError(
+      raise DataError(
           f'this stage reads {kind}: set --config.data.{name}= to a seqio'
           ' task, tfds:NAME or files'
       )
@@ -155,7 +156,7 @@ def make(config: Config) -> Setup:
 
   data = config.data
   if not data.vocabulary:
-    raise ValueError(
+    raise DataError(
         'no vocabulary: set --config.data.vocabulary= to a folder with'
         ' encoder.json and vocab.bpe, a tokenizer.json or a SentencePiece model'
     )

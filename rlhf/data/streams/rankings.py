@@ -7,6 +7,7 @@ import numpy as np
 
 from rlhf.data import batches, order, packing, store
 from rlhf.data.examples import Ranking
+from rlhf.data.rows import DataError
 
 
 class RankingStream:
@@ -42,7 +43,7 @@ class RankingStream:
       local: bool [rows], see the top of this file.
 
     Raises:
-      ValueError: no rankings, or one that fits into no batch.
+      DataError: no rankings, or one that fits into no batch.
     """
     index = store.index_of(rankings)
     self._rankings, self._ranks = rankings, index.ranks
@@ -52,7 +53,7 @@ class RankingStream:
     ]
     most = max(map(len, self._lengths), default=0)
     if most > max_responses:
-      raise ValueError(
+      raise DataError(
           f'a ranking has {most} responses but max_responses is {max_responses}'
           ': raise max_responses'
       )

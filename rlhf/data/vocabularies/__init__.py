@@ -19,6 +19,7 @@ import os
 import seqio
 import tensorflow as tf
 
+from rlhf.data.rows import DataError
 from rlhf.data.vocabularies import (
     base,
     byte_level,
@@ -65,7 +66,7 @@ def vocabulary(name: str) -> seqio.Vocabulary:
       spiece.model. Of several in a folder the first in this order counts.
 
   Raises:
-    ValueError: there is no such vocabulary, or its files are not right.
+    DataError: there is no such vocabulary, or its files are not right.
   """
   if name == 'miniature':
     return words.WordVocabulary(_miniature())
@@ -85,7 +86,7 @@ def fingerprint(name: str) -> str:
     name: as for `vocabulary`.
 
   Raises:
-    ValueError: there is no such vocabulary.
+    DataError: there is no such vocabulary.
   """
   if name == 'miniature':
     return base.digest('words', {'words': '\n'.join(_miniature()).encode()})
@@ -116,7 +117,7 @@ def _find(name: str):
         if gfile.exists(path):
           return kind, name if kind is gpt2 else path
   looked_for = ', '.join(file for _, files in _IN_A_FOLDER for file in files)
-  raise ValueError(
+  raise DataError(
       f"no vocabulary {name!r}: use 'miniature', 'bytes', a tokenizer.json or "
       f'.model file, or a folder with one of {looked_for}'
   )

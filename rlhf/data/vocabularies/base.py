@@ -10,6 +10,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from rlhf.data.rows import DataError
+
 # Tokens that models reserve for padding, the likeliest first. The last stands
 # between documents where another token ends a response.
 PAD_NAMES = (
@@ -44,7 +46,7 @@ class TextVocabulary(seqio.Vocabulary):
     self._bos_id = eos_id if bos_id is None else bos_id
     self.digest = digest
     if pad_id in (self._bos_id, self._eos_id):
-      raise ValueError(f'the pad id {pad_id} is also that of BOS or EOS')
+      raise DataError(f'the pad id {pad_id} is also that of BOS or EOS')
 
   @property
   def pad_id(self) -> int:
@@ -148,7 +150,7 @@ def refuse_spelling(
   for i in (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id):
     name = names.get(i)
     if name is not None and i in vocabulary.encode(name):
-      raise ValueError(
+      raise DataError(
           f'{path}: the text {name!r} becomes the special token {i}, so that '
           'data could end a response or hide as padding: use a vocabulary '
           'where ordinary pieces cannot make it up'

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 import tokenizers
 
+from rlhf.data.rows import DataError
 from rlhf.data.vocabularies import base
 
 _ENCODER, _MERGES = 'encoder.json', 'vocab.bpe'
@@ -30,7 +31,7 @@ class Gpt2Vocabulary(base.TextVocabulary):
   def __init__(self, ids: dict[str, int], merges: list[tuple[str, str]]):
     """Takes encoder.json's mapping and the pairs of vocab.bpe, in order."""
     if sorted(ids.values()) != list(range(len(ids))) or self._EOS not in ids:
-      raise ValueError(
+      raise DataError(
           f'the encoder must map {len(ids)} tokens, {self._EOS} among them, to '
           f'the ids 0..{len(ids) - 1}: is encoder.json the published file?'
       )
@@ -61,7 +62,7 @@ def gpt2_bpe(folder: str) -> Gpt2Vocabulary:
   """Reads encoder.json and vocab.bpe, either of them gzipped or not.
 
   Raises:
-    ValueError: a file is missing or is not what it should be; names it.
+    DataError: a file is missing or is not what it should be; names it.
   """
   encoder = _read(folder, _ENCODER)
   merges = []
@@ -70,7 +71,7 @@ def gpt2_bpe(folder: str) -> Gpt2Vocabulary:
       continue
     pair = tuple(line.split(' '))
     if len(pair) != 2:
-      raise ValueError(
+      raise DataError(
           f'{folder}: vocab.bpe, line {number}: {line!r} is not two tokens '
           'with a space between: get the published vocab.bpe'
       )
@@ -78,11 +79,11 @@ def gpt2_bpe(folder: str) -> Gpt2Vocabulary:
   try:
     ids = json.loads(encoder)
   except json.JSONDecodeError as error:
-    raise ValueError(
+    raise DataError(
         f'{folder}: encoder.json is not JSON ({error}): get the published file'
     ) from error
   if not isinstance(ids, dict):
-    raise ValueError(f'{folder}: encoder.json is not an object of token ids')
+    raise DataError(f'{folder}: encoder.json is not an object of token ids')
   return Gpt2Vocabulary(ids, merges)
 
 
@@ -104,8 +105,8 @@ def _read(folder: str, name: str) -> str:
         return data.decode()
       except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         message = f'{path} cannot be read ({error}): copy it again'
-        raise ValueError(message) from error
-  raise ValueError(
+        raise DataError(message) from error
+  raise DataError(
       f'the vocabulary folder {folder!r} has neither {name} nor {name}.gz: '
       "name a folder with GPT-2's encoder.json and vocab.bpe, or 'miniature'"
   )

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tokenizers
 
+from rlhf.data.rows import DataError
 from rlhf.data.vocabularies import base
 
 # Where EOS, BOS and pad are named: in the first of these that has the field.
@@ -81,7 +82,7 @@ class HuggingFaceVocabulary(base.TextVocabulary):
     }
     eos_id = ids['eos']
     if eos_id is None:
-      raise ValueError(
+      raise DataError(
           f'{path}: which token is EOS? None of {_WELL_KNOWN["eos"]} is in it: '
           'put a tokenizer_config.json with "eos_token" beside it'
       )
@@ -121,7 +122,7 @@ def load(path: str) -> HuggingFaceVocabulary:
   """Reads a tokenizer.json, and the configs beside it.
 
   Raises:
-    ValueError: a file is malformed, an EOS is not to be found, or text can
+    DataError: a file is malformed, an EOS is not to be found, or text can
       spell one of pad, BOS and EOS; names the file.
   """
   files = _files(path)
@@ -157,9 +158,9 @@ def _parse(data: bytes, path: str) -> dict[str, Any]:
   try:
     value = json.loads(data)
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not JSON ({error}): copy it again') from error
+    raise DataError(f'{path} is not JSON ({error}): copy it again') from error
   if not isinstance(value, dict):
-    raise ValueError(f'{path} is not a JSON object: copy it again')
+    raise DataError(f'{path} is not a JSON object: copy it again')
   return value
 
 
@@ -171,7 +172,7 @@ def _token(value: Any, path: str, role: str) -> str | int | None:
     value = value[0]
   if value is None or isinstance(value, (str, int)):
     return value
-  raise ValueError(
+  raise DataError(
       f'{path}: the {role} token is {value!r}: use its text or its id'
   )
 
@@ -179,17 +180,17 @@ def _token(value: Any, path: str, role: str) -> str | int | None:
 def _load(spec: dict[str, Any], path: str) -> tokenizers.Tokenizer:
   message = f'{path} is not a tokenizer.json that can be used'
   if not isinstance(spec.get('model'), dict) or 'vocab' not in spec['model']:
-    raise ValueError(f'{message}: it has no "model" with a "vocab"')
+    raise DataError(f'{message}: it has no "model" with a "vocab"')
   try:
     # No template, and neither padding nor truncation: a file may ask for each.
     bare = spec | dict.fromkeys(('post_processor', 'padding', 'truncation'))
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bare))
   except Exception as error:  # The library raises nothing narrower.
-    raise ValueError(f'{message}: {error}') from error
+    raise DataError(f'{message}: {error}') from error
   for token in spec.get('added_tokens') or ():
     found = tokenizer.token_to_id(token['content'])
     if found != token['id']:
-      raise ValueError(
+      raise DataError(
           f'{path}: the added token {token["content"]!r} has id {token["id"]} '
           f'but would be read as {found}: number added tokens without gaps, '
           'after those of the model'
@@ -215,7 +216,7 @@ def _find(
     known = isinstance(token, int) and tokenizer.id_to_token(token) is not None
     found = token if known else tokenizer.token_to_id(str(token))
     if found is None and role != 'pad':  # A pad that isn't there is a new id.
-      raise ValueError(
+      raise DataError(
           f'{path}: the {role} token is {token!r} in a file beside it, but the '
           'vocabulary has no such token: get both from the same model'
       )

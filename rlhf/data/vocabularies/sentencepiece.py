@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import sentencepiece
 
+from rlhf.data.rows import DataError
 from rlhf.data.vocabularies import base
 
 _EOS_NAMES, _BOS_NAMES = ('</s>', '<eos>'), ('<s>', '<bos>')
@@ -40,7 +41,7 @@ class SentencePieceVocabulary(base.TextVocabulary):
     sp, size = self._processor, self._processor.vocab_size()
     eos_id = _special(sp, sp.eos_id(), _EOS_NAMES)
     if eos_id is None:
-      raise ValueError(
+      raise DataError(
           f'{name}: no EOS (eos_id is {sp.eos_id()}, no control piece of '
           f'{_EOS_NAMES}): train the model with eos_id set'
       )
@@ -74,7 +75,7 @@ def load(path: str) -> SentencePieceVocabulary:
   """Reads a .model file.
 
   Raises:
-    ValueError: it is not a SentencePiece model, or has no EOS; names it.
+    DataError: it is not a SentencePiece model, or has no EOS; names it.
   """
   return SentencePieceVocabulary(base.read(path), name=path)
 
@@ -89,9 +90,9 @@ def _load(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
   try:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
   except (RuntimeError, ValueError) as error:
-    raise ValueError(f'{message} ({error})') from error
+    raise DataError(f'{message} ({error})') from error
   if not model or not processor.vocab_size():
-    raise ValueError(f'{message} (it is empty)')
+    raise DataError(f'{message} (it is empty)')
   return processor
 
 

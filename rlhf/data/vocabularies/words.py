@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
+from rlhf.data.rows import DataError
 from rlhf.data.vocabularies import base
 
 
@@ -20,7 +21,7 @@ class WordVocabulary(base.TextVocabulary):
     repeated = sorted({w for w in words if words.count(w) > 1})
     unusable = [w for w in words if w.encode().split() != [w.encode()]]
     if repeated or unusable:
-      raise ValueError(
+      raise DataError(
           'words must be distinct and hold no white space; repeated: '
           f'{repeated}, unusable: {unusable}'
       )
