@@ -44,6 +44,15 @@ class Hygiene:
           f'pii names {", ".join(sorted(unknown))}: use some of '
           f'{", ".join(pii.KINDS)}'
       )
+    if self.prefix_characters < 0 or self.per_user < 0:
+      raise rows_lib.DataError(
+          f'prefix_characters is {self.prefix_characters} and per_user '
+          f'{self.per_user}: use 0, for off, or more'
+      )
+    if not 0 < self.prefix_share <= 1:
+      raise rows_lib.DataError(
+          f'prefix_share is {self.prefix_share}: use a share above 0, at most 1'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +85,11 @@ class Reading:
         raise rows_lib.DataError(
             f'{name} is {share}: use a share from 0 to below 1'
         )
+    if self.validation_share + self.test_share >= 1:
+      raise rows_lib.DataError(
+          f'validation_share {self.validation_share} and test_share '
+          f'{self.test_share} leave nothing to train: use smaller ones'
+      )
 
 
 DEFAULT = Reading()

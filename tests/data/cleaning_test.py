@@ -85,6 +85,25 @@ def test_an_id_is_given_once():
   assert caught.value.reason == 'duplicate_id'
 
 
+@pytest.mark.parametrize(
+    'wrong, said',
+    [
+        (dict(prefix_characters=-1), 'prefix_characters is -1'),
+        (dict(per_user=-2), 'per_user -2'),
+        (dict(prefix_share=0), 'prefix_share is 0'),
+        (dict(pii=('emails',)), 'pii names emails: use some of email, phone'),
+    ],
+)
+def test_rules_out_of_range_are_refused(wrong, said):
+  with pytest.raises(rows_lib.DataError, match=said):
+    Hygiene(**wrong)
+
+
+def test_shares_that_leave_nothing_to_train_are_refused():
+  with pytest.raises(rows_lib.DataError, match='leave nothing to train'):
+    Reading(validation_share=0.6, test_share=0.4)
+
+
 def test_repeated_prompts_go_and_name_the_first():
   prompts = ['Tell me a joke', 'tell  me a JOKE', 'other', 'Tell me a joke']
   rules = Hygiene(prefix_characters=256)
