@@ -175,11 +175,16 @@ def rows_by_split(
 ) -> dict[str, list[tuple[str, rows_lib.Row]]]:
   """What `clean_rows` yields, by split; also splits that have no rows."""
   rows: dict[str, list] = {}
+  before = set(account.kept)  # Of other splits, read to the same account.
   for home, where, row in clean_rows(
       name, kind, split, reading, account, limit
   ):
     rows.setdefault(home, []).append((where, row))
-  return {home: rows.get(home, []) for home in account.kept}
+  return {
+      home: rows.get(home, [])
+      for home in account.kept
+      if home in rows or home not in before
+  }
 
 
 def _key(name: str, kind: str, split: str, reading: Reading) -> dict[str, Any]:

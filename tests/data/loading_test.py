@@ -111,6 +111,17 @@ def test_an_account_of_all_splits_adds_up(tmp_path):
   assert _adds_up(account).rows_read == 50
 
 
+def test_splits_that_share_an_account_stay_apart():
+  account, found = Account(), {}
+  for split, limit in (('train', 30), ('test', 20), ('validation', 0)):
+    found |= loading.rows_by_split(
+        'miniature_prompts', 'prompts', split, Reading(), account, limit
+    )
+  assert {split: len(rows) for split, rows in found.items()} == account.kept
+  assert account.kept == {'train': 30, 'test': 20, 'validation': 0}
+  assert _adds_up(account).rows_read == 50
+
+
 @pytest.mark.parametrize('limit', [None, 50])
 def test_native_splits_are_taken_as_they_are(accounts, limit):
   words = vocabularies.vocabulary('miniature')
