@@ -406,8 +406,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   parts = [
       '# How fast data become batches',
-      'Written by benchmarks/data.py, which says how; '
-      f'{platform.machine()}, Python {platform.python_version()}.',
+      '    python benchmarks/data.py --write=docs/results',
+      f'makes this page; {platform.machine()}, Python '
+      f'{platform.python_version()}. What is read how: see the benchmark.',
   ]
   if _ONLY.value != 'waits':
     folder = pathlib.Path(_FOLDER.value)
