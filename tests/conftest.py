@@ -33,6 +33,17 @@ def shared_data() -> pathlib.Path:
   return folder
 
 
+def with_devices(count: int) -> dict[str, str]:
+  """The environment of a process with so many (fake) CPU devices."""
+  flags = f'--xla_force_host_platform_device_count={count}'
+  flags = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
+  # A fake device may wait in several collectives at a time, and holds a thread
+  # for each. With a thread for each device, XLA's own number of them, all are
+  # taken now and then, and the devices wait for ever.
+  threads = {'NPROC': '64'} if count > 1 else {}
+  return {**os.environ, **threads, 'XLA_FLAGS': flags}
+
+
 @pytest.fixture(scope='session')
 def fresh_python() -> Callable[..., str]:
   """`fresh_python(code, devices=1)` runs code in an interpreter of its own.
@@ -43,12 +54,10 @@ def fresh_python() -> Callable[..., str]:
   """
 
   def run(code: str, *, devices: int = 1) -> str:
-    flags = f'--xla_force_host_platform_device_count={devices}'
-    flags = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
     done = subprocess.run(
         [sys.executable, '-c', code],
         cwd=ROOT,
-        env={**os.environ, 'XLA_FLAGS': flags},
+        env=with_devices(devices),
         capture_output=True,
         text=True,
         timeout=300,

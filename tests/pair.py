@@ -2,7 +2,6 @@
 """Two processes on this machine that play two hosts, with fake devices."""
 
 import contextlib
-import os
 import pathlib
 import socket
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import conftest
 
 
 class Pair:
@@ -26,8 +25,6 @@ class Pair:
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
-    flags = f'--xla_force_host_platform_device_count={devices}'
-    flags = f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip()
     self._logs = [folder / f'log{index}' for index in range(2)]
     self.processes = []
     for index, path in enumerate(self._logs):
@@ -35,8 +32,8 @@ class Pair:
         self.processes.append(
             subprocess.Popen(
                 [sys.executable, *arguments(port, index)],
-                cwd=ROOT,
-                env={**os.environ, 'XLA_FLAGS': flags},
+                cwd=conftest.ROOT,
+                env=conftest.with_devices(devices),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
