@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from rlhf import watch
+from tests import conftest, tiny
 from tests import pair as pairs
-from tests import tiny
 
 # A stage that would go on for minutes.
 _CONFIG = """
@@ -26,7 +26,7 @@ def get_config():
 def test_a_stage_ends_with_the_host_that_it_lost(tmp_path):
   root = tiny.make_root(tmp_path / 'root')
   config = tmp_path / 'config.py'
-  text = _CONFIG.format(repository=str(pairs.ROOT), root=str(root))
+  text = _CONFIG.format(repository=str(conftest.ROOT), root=str(root))
   config.write_text(text)
 
   def arguments(port, index):
@@ -60,7 +60,7 @@ def test_flags_that_do_not_fit_are_one_line():
           '--config=configs/sft.py',
           '--num_processes=2',
       ],
-      cwd=pairs.ROOT,
+      cwd=conftest.ROOT,
       capture_output=True,
       text=True,
       timeout=120,
