@@ -13,7 +13,6 @@ import pytest
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
 
 from rlhf.data import hygiene, tfds_tasks
 from rlhf.data import rows as rows_lib
@@ -91,14 +90,6 @@ def _read(name: str, out, split: str) -> list[dict]:
       sequence_length=None, split=split, shuffle=False
   )
   return list(map(tfds_tasks.raw_row, dataset.as_numpy_iterator()))
-
-
-@pytest.fixture
-def log(caplog):
-  """What absl logs; its logger hands nothing on to the root's."""
-  logging.get_absl_logger().addHandler(caplog.handler)
-  yield caplog
-  logging.get_absl_logger().removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])

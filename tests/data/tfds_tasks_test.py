@@ -9,7 +9,6 @@ import pytest
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
 
 from rlhf.data import rows as rows_lib
 from rlhf.data import tfds_tasks
@@ -42,13 +41,6 @@ def _read(task, split='train', **options):
       **{'shuffle': False, 'num_epochs': 1} | options,
   )
   return list(map(tfds_tasks.raw_row, dataset.as_numpy_iterator()))
-
-
-@pytest.fixture
-def log(caplog):
-  logging.get_absl_logger().addHandler(caplog.handler)
-  yield caplog
-  logging.get_absl_logger().removeHandler(caplog.handler)
 
 
 def test_a_data_set_of_the_catalogue(tmp_path):
