@@ -54,12 +54,6 @@ class Codec:
   prompt_tokens: int
   fingerprint: str = ''
 
-  @property
-  def bos_id(self) -> int:
-    """What a sequence starts with: EOS, where there is no BOS."""
-    bos = self.vocabulary.bos_id
-    return self.vocabulary.eos_id if bos is None else bos
-
   def encode_prompt(self, prompt: str) -> list[int]:
     """BOS and the formatted prompt.
 
@@ -67,7 +61,7 @@ class Codec:
       ValueError: for a prompt that is too long.
     """
     text = self.prompt_format.prompt(prompt)
-    ids = [self.bos_id, *self.vocabulary.encode(text)]
+    ids = [self.vocabulary.bos_id, *self.vocabulary.encode(text)]
     if len(ids) > self.prompt_tokens:
       raise ValueError(
           f'a prompt of {len(ids)} tokens, over the limit of'

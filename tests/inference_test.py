@@ -21,7 +21,7 @@ class Letters:
 
   characters = 'abcdefghijklmnopqrstuvwxyz :.'
   eos_id, pad_id, vocab_size = tiny.EOS, tiny.PAD, tiny.CFG.vocab_size
-  bos_id = None
+  bos_id = tiny.EOS
 
   def encode(self, text):
     return [self.characters.index(c) for c in text]

@@ -137,8 +137,7 @@ class Tokeniser:
     self._max_prompt = max_prompt_tokens
     self._max_response = max_response_tokens
     self.eos = int(vocabulary.eos_id)
-    bos = vocabulary.bos_id
-    self.bos = self.eos if bos is None else int(bos)
+    self.bos = int(vocabulary.bos_id)
     self._cut = self._unknown = 0
 
   def examples(

@@ -68,7 +68,7 @@ class Trainer:
     self.prompts = streams.PromptStream(
         setup.examples('prompts', 'prompts', 'train'),
         batch_size=c.batch,
-        lengths=setup_lib.prompt_lengths(config),
+        lengths=streams.prompt_lengths(config.data),
         pad_id=pad_id,
         seed=config.seed,
         local=_local_prompts(setup),

@@ -134,7 +134,7 @@ class Setup:
         pad_id=vocabulary.pad_id,
         seed=self.config.seed,
         bos_and_eos=(
-            (self.codec.bos_id, vocabulary.eos_id)
+            (vocabulary.bos_id, vocabulary.eos_id)
             if data.get('separate_documents')
             else None
         ),
@@ -193,17 +193,10 @@ def model_config(config: Config, vocabulary: Any) -> ModelConfig:
   )
 
 
-def prompt_lengths(config: Config) -> tuple[int, ...]:
-  """Tokens that prompts are padded to: of each bucket, the longest last."""
-  longest = config.data.prompt_tokens
-  buckets = config.data.get('prompt_buckets', ())
-  return *sorted(n for n in buckets if n < longest), longest
-
-
 def row_lengths(config: Config) -> tuple[int, ...]:
   """Tokens of every kind of row that a stage's programs read."""
   data = config.data
-  prompts = prompt_lengths(config)
+  prompts = streams.prompt_lengths(data)
   rows = {
       *prompts,
       *(tokens + data.response_tokens for tokens in prompts),

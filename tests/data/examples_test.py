@@ -13,10 +13,10 @@ FORMAT = prompting.PromptFormat(prefix='<', suffix='>', response_prefix=' ')
 
 
 class Letters:
-  """One id a character, its code; EOS is 1 and 'z' is unknown."""
+  """One id a character, its code; EOS, BOS too, is 1 and 'z' is unknown."""
 
-  bos_id: int | None = None
-  eos_id, unk_id = 1, 2
+  bos_id = eos_id = 1
+  unk_id = 2
 
   def encode(self, text):
     return [2 if c == 'z' else ord(c) for c in text]

@@ -90,7 +90,7 @@ def runs(
     [{'text', 'loss'}]: one after another they are the segment.
   """
   eos = int(vocabulary.eos_id)
-  bos = eos if vocabulary.bos_id is None else int(vocabulary.bos_id)
+  bos = int(vocabulary.bos_id)
   names = [_special(token, eos, bos, vocabulary.pad_id) for token in ids]
   if len(ids) and int(ids[0]) == bos:
     names[0] = '⟨BOS⟩'
@@ -133,7 +133,7 @@ def _special(token: int, eos: int, bos: int, pad: int) -> str:
 def _text(documents, vocabulary, layout: Layout, show: int):
   """{'pad', 'segments': [{'tokens', 'loss_tokens', 'runs'}]} a row."""
   eos = int(vocabulary.eos_id)
-  bos = eos if vocabulary.bos_id is None else int(vocabulary.bos_id)
+  bos = int(vocabulary.bos_id)
   separate = layout.separate_documents
   tokens = packing.joined(documents, bos, eos, separate=separate)
   stream = streams.TextStream(

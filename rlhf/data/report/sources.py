@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from rlhf.data import cleaning, loading, prompting
+from rlhf.data import cleaning, loading, prompting, streams
 from rlhf.data import rows as rows_lib
 from rlhf.data.account import Account
 from rlhf.data.examples import Tokeniser
@@ -93,10 +93,7 @@ def layout(config: Any, kind: str) -> Layout:
         max_responses=config.k_max,
     )
   elif kind == 'prompts':
-    # As in `setup.prompt_lengths`.
-    shorter = [n for n in data.get('prompt_buckets', ())
-               if n < data.prompt_tokens]  # fmt: skip
-    shape = dict(prompt_lengths=(*sorted(shorter), data.prompt_tokens))
+    shape = dict(prompt_lengths=streams.prompt_lengths(data))
     if config.stage == 'ppo':
       shape['max_prompts'] = config.ppo.batch
   return Layout(

@@ -16,7 +16,7 @@ never looked at.
 """
 
 from rlhf.data.streams.demonstrations import DemonstrationStream
-from rlhf.data.streams.prompts import PromptStream
+from rlhf.data.streams.prompts import PromptStream, prompt_lengths
 from rlhf.data.streams.rankings import RankingStream
 from rlhf.data.streams.text import TextStream
 
@@ -25,4 +25,5 @@ __all__ = [
     'PromptStream',
     'RankingStream',
     'TextStream',
+    'prompt_lengths',
 ]

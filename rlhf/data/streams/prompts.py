@@ -2,11 +2,19 @@
 """Prompts, batch by batch, those of about one length together."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from rlhf.data import batches, order, packing, store
 from rlhf.data.examples import PromptExample
+
+
+def prompt_lengths(data: Any) -> tuple[int, ...]:
+  """Tokens that a config's data section pads prompts to, the longest last."""
+  longest = data.prompt_tokens
+  buckets = data.get('prompt_buckets', ())
+  return *sorted(n for n in buckets if n < longest), longest
 
 
 class PromptStream:
