@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round trips through the disk, and what a missing or half-made one says."""
+"""Runs in progress, to the disk and back."""
 
 import json
 
@@ -8,87 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, optim, update
+from rlhf import networks, optim, update
 from rlhf.checkpoint import Checkpoints
 from rlhf.stages.ppo import PPOState
-from rlhf.world import BASE_CHECKPOINT, lexicon
 from tests import tiny
 
 FACTS = {'step': 3, 'accuracy': {'mean': 0.5}, 'note': 'as it was'}
-
-
-@pytest.mark.parametrize('head', [None, 'last', 'last_and_mean'])
-def test_model_round_trip(tmp_path, head):
-  params, cfg = tiny.network(1, head=head)
-  directory = tmp_path / 'rm'
-  checkpoint.save_model(directory / 'model', params, cfg, FACTS)
-  for path in (directory, directory / 'model', str(directory)):
-    got, got_cfg, facts = checkpoint.load_model(path)
-    tiny.assert_same(got, params)
-    assert got_cfg == cfg and facts == FACTS
-  assert checkpoint.read_facts(directory / 'model') == FACTS
-
-
-@pytest.mark.parametrize('head', [None, 'last_and_mean'])
-def test_safetensors_round_trip(tmp_path, head):
-  params, cfg = tiny.network(1, head=head)
-  path = tmp_path / 'base.safetensors'
-  checkpoint.save_safetensors(path, params, cfg, FACTS)
-  # The same by the road that every stage takes.
-  for load in (checkpoint.load_safetensors, checkpoint.load_model):
-    got, got_cfg, facts = load(path)
-    tiny.assert_same(got, params)
-    assert got_cfg == cfg and facts == FACTS
-
-
-def test_the_base_that_ships_is_the_miniatures(tmp_path):
-  del tmp_path
-  params, cfg, _ = checkpoint.load_model(BASE_CHECKPOINT)
-  # Padding, EOS and unknown come before the words.
-  assert cfg.vocab_size == len(lexicon.WORDS) + 3
-  table_VD = params['embed']['tokens']['table']
-  assert table_VD.shape == (cfg.vocab_size, cfg.width)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-  assert BASE_CHECKPOINT.stat().st_size < 3e6
-
-
-def test_a_model_is_replaced_whole(tmp_path):
-  first, second = tiny.network(1), tiny.network(2)
-  checkpoint.save_model(tmp_path / 'model', *first, {'step': 1})
-  checkpoint.save_model(tmp_path / 'model', *second, {'step': 2})
-  got, _, facts = checkpoint.load_model(tmp_path)
-  tiny.assert_same(got, second[0])
-  assert facts == {'step': 2}
-
-
-def test_a_replacement_that_is_cut_short_is_not_taken_for_a_model(
-    tmp_path, monkeypatch
-):
-  """New weights beside the old facts would be worse than nothing."""
-  checkpoint.save_model(tmp_path / 'model', *tiny.network(1), {'step': 1})
-
-  def breaks(*_, **__):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, 'save', breaks)
-  with pytest.raises(KeyboardInterrupt):
-    checkpoint.save_model(tmp_path / 'model', *tiny.network(2), {'step': 2})
-  with pytest.raises(FileNotFoundError):
-    checkpoint.load_model(tmp_path)
-
-
-def test_what_is_missing_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match='nothing.*model.json.*not exist'):
-    checkpoint.load_model(tmp_path / 'nothing')
-  with pytest.raises(FileNotFoundError, match='base.safetensors'):
-    checkpoint.load_model(tmp_path / 'base.safetensors')
-  # A stage that has begun, with checkpoints of its own, but not ended.
-  Checkpoints(tmp_path / 'sft' / 'checkpoints').close()
-  with pytest.raises(FileNotFoundError, match='sft.*has not finished there'):
-    checkpoint.load_model(tmp_path / 'sft')
-
-
-# -- Runs in progress ---------------------------------------------------------
 
 
 def _state(seed):
@@ -158,7 +83,7 @@ def test_nothing_on_disk_is_a_pickle(tmp_path):
   writer = Checkpoints(tmp_path / 'checkpoints')
   writer.save(1, _state(1), {'title': 'x'})
   writer.close()
-  checkpoint.save_model(tmp_path / 'model', *tiny.network(1), FACTS)
+  networks.save_model(tmp_path / 'model', *tiny.network(1), FACTS)
   files = [path for path in tmp_path.rglob('*') if path.is_file()]
   assert files
   for path in files:

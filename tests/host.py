@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf import checkpoint, hosts, loop, sharding, watch
+from rlhf import hosts, loop, networks, sharding, watch
 from rlhf.display import say
 from rlhf.workdir import Workdir
 
@@ -80,20 +80,20 @@ def together(folder: str):
   state = train(folder, steps=7)
   say('said once')
   params = {'embed': {'tokens': {'table': state['x'][:, None]}}}
-  cfg = checkpoint.ModelConfig(
+  cfg = networks.ModelConfig(
       layers=1, width=1, heads=1, head_size=1, context=1, vocab_size=16,
       pad_id=0,
   )
   path = pathlib.Path(folder)
-  checkpoint.save_model(path / 'model', params, cfg, {'steps': 7})
+  networks.save_model(path / 'model', params, cfg, {'steps': 7})
   mesh = sharding.make_mesh({'data': -1})
   for where in (None, mesh):
-    read, _, facts = checkpoint.load_model(path, where)
+    read, _, facts = networks.load_model(path, where)
     table = sharding.fetch(read)['embed']['tokens']['table']
     assert facts == {'steps': 7} and (table == 8).all(), table
-  checkpoint.save_safetensors(path / 'm.safetensors', params, cfg, {})
+  networks.save_safetensors(path / 'm.safetensors', params, cfg, {})
   hosts.barrier('written')
-  read, _, _ = checkpoint.load_model(path / 'm.safetensors', mesh)
+  read, _, _ = networks.load_model(path / 'm.safetensors', mesh)
   table = sharding.fetch(read)['embed']['tokens']['table']
   assert (table == 8).all(), table
   # The first host's answer, whatever another would have found.

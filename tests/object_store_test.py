@@ -12,7 +12,7 @@ from etils.epath import backend, gpath
 from fsspec.implementations import memory
 
 from launch import pipeline
-from rlhf import checkpoint, stages, workdir
+from rlhf import networks, stages, workdir
 from rlhf.data import store
 from rlhf.workdir import Workdir
 from tests import tiny
@@ -99,17 +99,17 @@ def test_stages_are_found_and_followed(bucket, monkeypatch):
 def test_a_network_as_one_object(bucket):
   params, cfg = tiny.network(0)
   path = 'gs://bucket/models/tiny.safetensors'
-  checkpoint.save_safetensors(path, params, cfg, {'steps': 3})
-  read, read_cfg, facts = checkpoint.load_model(path)
+  networks.save_safetensors(path, params, cfg, {'steps': 3})
+  read, read_cfg, facts = networks.load_model(path)
   tiny.assert_same(read, params)
   assert read_cfg == cfg and facts == {'steps': 3}
 
 
 def test_a_missing_network_is_named_as_it_was_given(bucket):
   with pytest.raises(FileNotFoundError, match='no network in gs://bucket/a:'):
-    checkpoint.load_model('gs://bucket/a')
+    networks.load_model('gs://bucket/a')
   with pytest.raises(FileNotFoundError, match='gs://bucket/a.safetensors'):
-    checkpoint.load_model('gs://bucket/a.safetensors')
+    networks.load_model('gs://bucket/a.safetensors')
 
 
 def test_a_store_is_written_once_and_copied(bucket, tmp_path, monkeypatch):
@@ -139,4 +139,4 @@ def test_a_store_is_written_once_and_copied(bucket, tmp_path, monkeypatch):
 def test_facts_are_read_where_they_lie(bucket):
   where = Workdir('gs://bucket/sft/model', tensorboard=False)
   where.write_json('model', {'facts': {'merit': 1.5}})
-  assert checkpoint.read_facts(where.path) == {'merit': 1.5}
+  assert networks.read_facts(where.path) == {'merit': 1.5}

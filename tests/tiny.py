@@ -18,8 +18,8 @@ import numpy as np
 from ml_collections import config_dict
 
 from launch import pipeline
-from rlhf import checkpoint
 from rlhf import model as lm
+from rlhf import networks
 
 EOS, PAD = 29, 30
 CFG = lm.ModelConfig(
@@ -76,9 +76,9 @@ def network(
 def make_root(root: pathlib.Path) -> pathlib.Path:
   """Fills a directory with data, a policy (`sft`) and a reward model (`rm`)."""
   write_data(root)
-  checkpoint.save_model(root / 'sft' / 'model', *network(1), {})
+  networks.save_model(root / 'sft' / 'model', *network(1), {})
   reward = network(2, head='last_and_mean')
-  checkpoint.save_model(root / 'rm' / 'model', *reward, {})
+  networks.save_model(root / 'rm' / 'model', *reward, {})
   return root
 
 

@@ -8,7 +8,8 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from rlhf import checkpoint, model
+from rlhf import model
+from rlhf.networks import load_safetensors, read_config
 from rlhf.stages import ppo_programs
 
 Config = Any
@@ -78,9 +79,9 @@ def network_config(config: Config, path: str) -> model.ModelConfig:
   directory = pathlib.Path(path)
   for folder in (directory, directory / 'model'):
     if (folder / 'model.json').exists():
-      return checkpoint.read_config(folder)
+      return read_config(folder)
   if directory.suffix == '.safetensors' and directory.exists():
-    return checkpoint.load_safetensors(directory)[1]
+    return load_safetensors(directory)[1]
   sizes = [part for part in directory.parts if part in model.SIZES]
   if not sizes:
     raise ValueError(

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf import (
-    advantages,
-    checkpoint,
-    compilation,
-    hosts,
-    loop,
-    sharding,
-    update,
+  advantages,
+  compilation,
+  hosts,
+  loop,
+  networks,
+  sharding,
+  update,
 )
 from rlhf import experience as experience_lib
 from rlhf.data import streams
@@ -367,7 +367,7 @@ def run(config: setup_lib.Config, *, grade: Grade | None = None) -> None:
       'kl_coefficient': float(state.kl_coefficient),
   }
   directory = setup.workdir.path / 'model'
-  checkpoint.save_model(directory, params, trainer.policy_cfg, facts)
+  networks.save_model(directory, params, trainer.policy_cfg, facts)
   setup.workdir.write_json('results', facts)
 
 

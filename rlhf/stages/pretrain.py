@@ -3,7 +3,7 @@
 
 import jax
 
-from rlhf import checkpoint, compilation, loop, model, optim, sharding, update
+from rlhf import compilation, loop, model, networks, optim, sharding, update
 from rlhf.data.ahead import Ahead
 from rlhf.stages import setup as setup_lib
 from rlhf.stages.sft import language_term, mean_loss
@@ -61,5 +61,5 @@ def run(config: setup_lib.Config) -> None:
           state.params, cfg, validation.once(), setup.mesh
       ),
   }
-  checkpoint.save_model(setup.workdir.path / 'model', state.params, cfg, facts)
+  networks.save_model(setup.workdir.path / 'model', state.params, cfg, facts)
   setup.workdir.write_json('results', facts)

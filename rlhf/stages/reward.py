@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from rlhf import (
-    checkpoint,
-    compilation,
-    inference,
-    loop,
-    model,
-    optim,
-    sharding,
-    update,
+  compilation,
+  inference,
+  loop,
+  model,
+  networks,
+  optim,
+  sharding,
+  update,
 )
 from rlhf.data import streams
 from rlhf.data.ahead import Ahead
@@ -169,7 +169,7 @@ def run(config: setup_lib.Config) -> None:
   right = comparisons_right(params, cfg, validation, setup.mesh)
   accuracy = interval(right[:, 0], right[:, 1])
   facts = {'steps': steps, 'bias': -bias, 'accuracy': accuracy}
-  checkpoint.save_model(setup.workdir.path / 'model', params, cfg, facts)
+  networks.save_model(setup.workdir.path / 'model', params, cfg, facts)
   setup.workdir.write_json('results', facts)
   say(
       f'rm: accuracy {accuracy["mean"]:.3f} [{accuracy["low"]:.3f},'

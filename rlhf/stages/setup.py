@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlhf import checkpoint, hosts, sharding, update
+from rlhf import hosts, networks, sharding, update
 from rlhf.data import cleaning, loading, streams
 from rlhf.data.prompting import PromptFormat
 from rlhf.data.rows import DataError
@@ -64,7 +64,7 @@ class Setup:
     Raises:
       DataError: if its vocabulary is not this run's.
     """
-    params, cfg, _ = checkpoint.load_model(epath.Path(path), self.mesh)
+    params, cfg, _ = networks.load_model(epath.Path(path), self.mesh)
     size = self.codec.vocabulary.vocab_size
     if cfg.vocab_size != size:
       raise DataError(

@@ -14,15 +14,15 @@ import numpy as np
 from etils import epath
 
 from rlhf import (
-    checkpoint,
-    compilation,
-    hosts,
-    inference,
-    loop,
-    model,
-    optim,
-    sharding,
-    update,
+  compilation,
+  hosts,
+  inference,
+  loop,
+  model,
+  networks,
+  optim,
+  sharding,
+  update,
 )
 from rlhf.data import streams
 from rlhf.data.ahead import Ahead
@@ -174,13 +174,13 @@ class _Best:
         lambda: any(saved.glob('[0-9]*'))
         and (self._directory / 'model.json').exists(),
     ):
-      self.facts = checkpoint.read_facts(self._directory)
+      self.facts = networks.read_facts(self._directory)
       self._merit = self.facts['merit']
 
   def offer(self, merit: float, params: Params, facts: dict) -> None:
     if merit > self._merit:
       self._merit, self.facts = merit, facts | {'merit': merit}
-      checkpoint.save_model(self._directory, params, self._cfg, self.facts)
+      networks.save_model(self._directory, params, self._cfg, self.facts)
 
 
 def rm_score(setup: setup_lib.Setup) -> Callable:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch import real_small
-from rlhf import checkpoint
+from rlhf import networks
 from rlhf.evaluation import figures, real, real_inputs
 from rlhf.workdir import Workdir
 from tests import tiny
@@ -34,7 +34,7 @@ def _leave(root, stage):
   workdir.write_json('config', config.to_dict())
   head = 'last_and_mean' if stage == 'rm' else None
   network = tiny.network(_NETWORKS[stage], head=head)
-  checkpoint.save_model(root / stage / 'model', *network, {})
+  networks.save_model(root / stage / 'model', *network, {})
   for step in range(1, 7):
     values = dict.fromkeys(_METRICS[stage], 1 / step)
     workdir.scalars(step, values | {'seconds': 2.0 * step})

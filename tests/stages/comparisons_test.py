@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, inference
+from rlhf import inference, networks
 from rlhf.data import cleaning, loading
 from rlhf.stages import comparisons
 from rlhf.stages import setup as setup_lib
@@ -30,7 +30,7 @@ def run_stage(root):
       tiny.CFG, vocab_size=words.vocab_size, pad_id=words.pad_id
   )
   speaker = tiny.network(1, cfg=cfg, eos=words.eos_id)
-  checkpoint.save_model(root / 'speaker' / 'model', *speaker, {})
+  networks.save_model(root / 'speaker' / 'model', *speaker, {})
 
   def run_stage(run, **changes):
     config = tiny.config(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, hosts
+from rlhf import hosts, networks
 from rlhf.stages import ppo, reward, sft
 from tests import pair as pairs
 from tests import parity, tiny
@@ -84,7 +84,7 @@ def test_two_hosts_write_what_one_does(both, stage):
 @pytest.mark.parametrize('stage', STAGES)
 def test_two_hosts_hand_on_what_one_does(both, stage):
   (one, cfg, facts), (two, *about) = [
-      checkpoint.load_model(both / f'{stage}_{n}') for n in ('one', 'two')
+      networks.load_model(both / f'{stage}_{n}') for n in ('one', 'two')
   ]
   assert about[0] == cfg and about[1].keys() == facts.keys()
   assert jax.tree.structure(one) == jax.tree.structure(two)

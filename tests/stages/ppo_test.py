@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf import checkpoint, inference, update
+from rlhf import inference, networks, update
 from rlhf import model as lm
 from rlhf.data.batches import PromptBatch
 from rlhf.experience import Networks
@@ -91,8 +91,8 @@ def test_first_rollout_is_at_the_reference(rolled):
 
 
 def test_networks_start_from_the_earlier_stages(root, trainer):
-  policy, _, _ = checkpoint.load_model(root / 'sft')
-  reward, _, _ = checkpoint.load_model(root / 'rm')
+  policy, _, _ = networks.load_model(root / 'sft')
+  reward, _, _ = networks.load_model(root / 'rm')
   tiny.assert_same(trainer.state.policy.params, policy)
   tiny.assert_same(trainer.state.policy.ema, policy)
   tiny.assert_same(trainer.state.value.params, reward)
@@ -412,7 +412,7 @@ def test_run_hands_on_the_moving_average(unbroken, trainer):
     average = jax.tree.map(
         lambda e, p: decay * e + (1 - decay) * p, average, after.params
     )
-  handed_on, cfg, facts = checkpoint.load_model(unbroken)
+  handed_on, cfg, facts = networks.load_model(unbroken)
   tiny.assert_same(handed_on, state.policy.ema)
   _assert_close(handed_on, average, atol=1e-6)
   # Which kernel it runs on is for the next devices to say.
@@ -458,8 +458,8 @@ def test_resumed_run_is_the_unbroken_one_bit_for_bit(
   monkeypatch.setattr(ppo.Trainer, 'iteration', watched)
   ppo.run(config)
   assert begun == [2]
-  resumed, _, facts = checkpoint.load_model(root / 'broken')
-  want, _, wanted_facts = checkpoint.load_model(unbroken)
+  resumed, _, facts = networks.load_model(root / 'broken')
+  want, _, wanted_facts = networks.load_model(unbroken)
   tiny.assert_same(resumed, want)
   assert facts == wanted_facts
   for mine, theirs in zip(

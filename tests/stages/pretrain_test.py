@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from rlhf import checkpoint
+from rlhf import networks
 from rlhf.stages import pretrain
 from rlhf.stages import setup as setup_lib
 from tests import tiny
@@ -26,7 +26,7 @@ def trained(root):
 
 def test_validation_loss_is_that_of_each_row_alone(trained):
   config, directory = trained
-  params, _, facts = checkpoint.load_model(directory)
+  params, _, facts = networks.load_model(directory)
   setup = setup_lib.make(config)
   rows = setup.text_rows('validation', config.data.row_tokens)
   assert len(rows) > 5 and len(rows) % config.batch
@@ -44,7 +44,7 @@ def test_validation_loss_is_that_of_each_row_alone(trained):
 
 def test_it_hands_on_what_the_config_describes(trained):
   config, directory = trained
-  params, cfg, facts = checkpoint.load_model(directory)
+  params, cfg, facts = networks.load_model(directory)
   assert cfg == dataclasses.replace(tiny.CFG, vocab_size=31, pad_id=30)
   assert params['embed']['tokens']['table'].shape == (31, 16)
   assert 'scalar_head' not in params

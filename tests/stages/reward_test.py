@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, update
+from rlhf import networks, update
 from rlhf.data import batches, packing, streams
 from rlhf.stages import reward
 from rlhf.stages import setup as setup_lib
@@ -177,7 +177,7 @@ def trained(root):
 
 def test_demonstrations_score_zero(setup, trained):
   """The RM's zero point is arbitrary; its bias puts it there, and is kept."""
-  params, _, facts = checkpoint.load_model(trained)
+  params, _, facts = networks.load_model(trained)
   demonstrations = setup.examples(
       'demonstrations', 'demonstrations', 'validation'
   )
@@ -195,7 +195,7 @@ def test_demonstrations_score_zero(setup, trained):
 def test_accuracy_on_record_is_that_of_the_network_handed_on(
     rankings, trained
 ):
-  params, cfg, facts = checkpoint.load_model(trained)
+  params, cfg, facts = networks.load_model(trained)
   assert cfg.reward_pooling == 'last_and_mean'
   assert set(params['scalar_head']) == {'last', 'mean', 'bias'}
   results = json.loads((trained / 'results.json').read_text())

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, compilation, inference, update
+from rlhf import compilation, inference, networks, update
 from rlhf.data import streams
 from rlhf.stages import setup as setup_lib
 from rlhf.stages import sft
@@ -112,7 +112,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(
   seen = _without_training(monkeypatch)
   monkeypatch.setattr(sft, 'mean_loss', lambda *_: 1.0)
   sft.run(tiny.config('sft', root, 'dropping', run_model=dict(dropout=0.3)))
-  _, cfg, _ = checkpoint.load_model(root / 'dropping')
+  _, cfg, _ = networks.load_model(root / 'dropping')
   assert cfg.dropout == 0.3
   monkeypatch.undo()
 
@@ -138,8 +138,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(
 
 def _assert_handed_on(root, run, step):
   """The network after `step` updates, each of which added 1."""
-  params, _, facts = checkpoint.load_model(root / run)
-  start, _, _ = checkpoint.load_model(root / 'sft')
+  params, _, facts = networks.load_model(root / run)
+  start, _, _ = networks.load_model(root / 'sft')
   tiny.assert_same(params, jax.tree.map(lambda x: _plus(x, step), start))
   assert facts['step'] == step
   results = json.loads((root / run / 'results.json').read_text())
@@ -215,7 +215,7 @@ def test_rm_score_is_the_mean_over_validation_prompts(root):
       codec=setup.codec,
       sampling=setup.sampling,
   )
-  reward, _, _ = checkpoint.load_model(root / 'rm')
+  reward, _, _ = networks.load_model(root / 'rm')
   scores = [
       tiny.scalars_alone(reward, c.prompt_ids, c.response_ids)[-1]
       for c in completions
@@ -270,7 +270,7 @@ def test_resumed_run_is_the_unbroken_one_bit_for_bit(root, monkeypatch):
   # The first for its shapes, to compile for, and the one that would be next.
   assert asked == [0, 1, 4, 5]
   got, want = [
-      checkpoint.load_model(root / run)
+      networks.load_model(root / run)
       for run in ('broken_sft', 'unbroken_sft')
   ]
   tiny.assert_same(got[0], want[0])

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf import checkpoint, losses, model
+from rlhf import losses, model, networks
 from rlhf.data import packing, vocabularies
 from rlhf.world import BASE_CHECKPOINT, corpus, probes
 
 
 @pytest.fixture(scope='module')
 def base():
-  params, cfg, _ = checkpoint.load_model(BASE_CHECKPOINT)
+  params, cfg, _ = networks.load_model(BASE_CHECKPOINT)
   return params, cfg, vocabularies.vocabulary('miniature')
 
 
@@ -50,5 +50,5 @@ def test_its_loss_on_new_text_is_the_one_it_shipped_with(base):
   logits_BTV = model.lm_logits(params, x_BTD, cfg)
   scores = losses.token_log_probs(logits_BTV, losses.next_tokens(tokens_BT))
   loss, _ = losses.language_loss(*scores, jnp.ones(tokens_BT.shape, bool))
-  shipped = checkpoint.load_model(BASE_CHECKPOINT)[2]['validation_loss']
+  shipped = networks.load_model(BASE_CHECKPOINT)[2]['validation_loss']
   assert float(loss) == pytest.approx(shipped, abs=0.03)
