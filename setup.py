@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installs `rlhf`: `pip install -e .`, with [tpu], [gpu] or [dev] as needed."""
+"""Installs `rlhf`: `pip install -e .`, or with [tpu], [gpu], [dev], [wandb]."""
 
 import pathlib
 
@@ -37,6 +37,8 @@ setuptools.setup(
         'gpu': ['jax[cuda12]'],
         # launch/plan.py compiles for TPUs where there is none, with libtpu.
         'plan': ['jax[tpu]'],
+        # --config.loop.wandb=PROJECT logs to Weights & Biases as well.
+        'wandb': ['wandb>=0.31,<0.32'],
         'dev': [
             'jax[tpu]',  # The plan's tests.
             # Launch scripts; a stand-in for gs://.

@@ -44,11 +44,20 @@ def base(stage: str, run: str, size: str) -> Any:
   c.loop = dict(
       log_every=10,
       evaluate_every=0,
-      save_every=0 if size == 'mini' else 100,
+      save_every=500 if size == 'mini' else 100,
       keep=2,
+      keep_every=0,
+      # A metric of the evaluation, '-NAME' if lower is better: what is handed
+      # on is its best state; '': the last state.
+      best='',
       tensorboard=True,
+      wandb='',  # A project of Weights & Biases.
       step_timeout=1800.0,  # Seconds; on several hosts only. 0: never.
+      nonfinite='stop',  # Or 'skip' the update, or 'rollback': rlhf/loop.py.
+      nonfinite_bound=10,  # So often, then the run stops all the same.
   )
+  # What a run may find changed when it goes on: rlhf/resume.py.
+  c.resume = dict(changed=(), missing=(), left_over=())
   if size == 'mini':
     c.data = miniature_data()
   else:
@@ -231,4 +240,15 @@ def ppo(**changes) -> Any:
       ptx_ratio=8,  # Paper, C.4: pretraining examples an episode.
       value_warmup_iterations=0,  # Ours, off.
       ema_decay=0.992,  # Paper, C.4.
+      # Ours; when to warn, 0: never. Units: rlhf/alarms.py.
+      alarms=dict(
+          kl=100.0,
+          kl_per_token=2.0,
+          kl_growth=10.0,
+          score_drop=1.0,
+          score_spread=0.01,
+          empty=0.5,
+          unfinished=0.9,
+          entropy=0.05,
+      ),
   ) | changes

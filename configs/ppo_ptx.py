@@ -59,5 +59,6 @@ def get_config(size: str = 'mini'):
       warmup_from=0.1,
   )
   c.loop.log_every = 1
+  c.loop.save_every = 10
   c.loop.evaluate_every = 25
   return c.lock()

@@ -16,6 +16,7 @@ from configs import common
 
 def get_config(size: str = 'mini'):
   c = common.base('pretrain', 'pretrain', size)
+  c.init_from = ''  # A network to go on from, instead of from scratch.
   c.model = common.model(size)
   c.batch = common.by_size(size, 8, 512, 1024, 1600)  # Rows. Ours.
   if size == 'mini':

@@ -78,6 +78,7 @@ def _below(c, names):
 
 
 def _pretrain(c):
+  c.init_from = ''
   c.model = dict(
       layers=6,
       width=160,
@@ -105,7 +106,7 @@ def _sft(c):
   c.micro_batches = 8  # One of these 8 rows is pretraining text.
   c.epochs = 1
   c.pretraining_share = 0.125
-  c.select = 'loss'
+  c.loop.best = '-validation/loss'
   c.reward_model = ''
   c.temperature = 1.0
   c.run_model = dict(dropout=0.1)
@@ -157,4 +158,5 @@ def _ppo(c):
       3e-4, schedule='constant', warmup_steps=20, warmup_from=0.1
   )
   c.loop.log_every = 1
+  c.loop.save_every = 5
   c.loop.evaluate_every = 10

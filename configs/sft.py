@@ -31,9 +31,9 @@ def get_config(size: str = 'mini'):
   if mini:
     c.data.limits.demonstrations_train = 4_000  # Ours: 12,725 in the paper.
   c.pretraining_share = 0.1 if mini else 0.0  # Ours; the paper's RL-init's.
-  # 'rm_score': the evaluation whose samples the reward model likes best
-  # (Paper, 3.4); 'loss': by validation loss, while there is no reward model.
-  c.select = 'loss'
+  # The paper hands on what its reward model likes best (3.4), which is
+  # 'validation/rm_score' with a reward_model; this is while there is none.
+  c.loop.best = '-validation/loss'
   c.reward_model = ''
   c.temperature = 1.0  # Paper, C.4.
   c.run_model = common.run_model(

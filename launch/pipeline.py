@@ -48,10 +48,6 @@ def keep_compiled_programs() -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
-class MissingStageError(Exception):
-  """An earlier stage has not been run, and this run may not run it."""
-
-
 def load_config(spec: str) -> Config:
   """The config of 'configs/sft.py:mini': a file, and what follows the colon.
 
@@ -93,39 +89,86 @@ def run(
     stage: run instead of `STAGES[config.stage]`: that, with more arguments.
 
   Raises:
-    MissingStageError: if one is missing and `config.prerequisites` forbids
-      running it.
+    ConfigError: with all that is wrong with this config and those of the stages
+      before it, or if one of these is missing and `config.prerequisites`
+      forbids running it.
   """
-  from rlhf import hosts
-  from rlhf.stages import STAGES
+  import jax
+
+  from rlhf import hosts, problems
+  from rlhf.problems import Problem
 
   path = directory(config)
   if hosts.agree(f'is {path} finished', lambda: finished(path)):
     logging.info('%s: finished before, in %s', config.run, path)
     return
-  for name, spec in config.requires.items():
-    earlier = _home(config, name) / name
-    if not _reads(config, earlier):
-      continue
-    if hosts.agree(
-        f'is {earlier} finished', functools.partial(finished, earlier)
-    ):
-      continue
-    if config.prerequisites != 'auto':
-      raise MissingStageError(
-          f'{config.run} needs {earlier}, which is not there. This'
-          f' makes it:\n  python launch/train.py --config={spec}'
-          f' --config.root={earlier.parent} --config.seed={config.seed}\n'
-          '(with the --config.data... flags of your data), or'
-          ' --config.prerequisites=auto makes it now'
-      )
-    logging.info('%s needs %s: running it first', config.run, name)
-    run(_earlier(config, spec, str(earlier.parent)), seconds=seconds)
+  earlier: dict[str, Config] = {}
+  missing: list[Problem] = []
+  _gather(config, earlier, missing)
+  problems.check(
+      config,
+      earlier=tuple(earlier.values()),
+      devices=jax.device_count,
+      missing=missing,
+  )
+  for one in earlier.values():
+    logging.info('%s needs %s: running it first', config.run, one.run)
+    _run_one(one, seconds)
+  _run_one(config, seconds, stage)
+
+
+def _run_one(
+    config: Config,
+    seconds: dict[str, float] | None,
+    stage: Callable[[Config], None] | None = None,
+) -> None:
+  """One stage, and nothing before it; alone in its directory."""
+  from rlhf import hosts, lock, watch
+  from rlhf.stages import STAGES
+
   start = time.monotonic()
-  (stage or STAGES[config.stage])(config)
-  hosts.barrier(f'the end of {path}')
+  path = directory(config)
+  with lock.hold(path):
+    if hosts.stopping():
+      raise watch.StoppedError(f'told to stop before {config.run}')
+    (stage or STAGES[config.stage])(config)
+    hosts.barrier(f'the end of {path}')
   if seconds is not None:
     seconds[config.run] = time.monotonic() - start
+
+
+def _gather(
+    config: Config, earlier: dict[str, Config], missing: list[Any]
+) -> None:
+  """Finds the stages to be run before one.
+
+  Args:
+    config: of that one.
+    earlier: gets their configs by directory, in the order of running.
+    missing: gets a problem for each that `config.prerequisites` forbids to run.
+  """
+  from rlhf import hosts
+  from rlhf.problems import Problem
+
+  for name, spec in config.requires.items():
+    path = _home(config, name) / name
+    if not _reads(config, path) or str(path) in earlier:
+      continue
+    if hosts.agree(f'is {path} finished', functools.partial(finished, path)):
+      continue
+    if config.prerequisites != 'auto':
+      message = (
+          f'{config.run} needs {path}, which is not there. This makes it:\n'
+          f'      python launch/train.py --config={spec}'
+          f' --config.root={path.parent} --config.seed={config.seed}\n'
+          '    (with the --config.data... flags of your data), or'
+          ' --config.prerequisites=auto makes it now'
+      )
+      missing.append(Problem(f'requires.{name}', spec, message))
+      continue
+    one = _earlier(config, spec, str(path.parent))
+    _gather(one, earlier, missing)
+    earlier[str(path)] = one
 
 
 def _home(config: Config, name: str) -> epath.Path:

@@ -6,9 +6,10 @@
       --config.data.vocabulary=... --config.data.prompts=...
 
 On several hosts the same command runs on each, with the flags below where no
-scheduler tells who is who: see rlhf/hosts.py. Exit codes: 75 the run was told
-to stop, and has saved; 76 another host is lost. After both, the same command
-goes on from the newest checkpoint.
+scheduler tells who is who: see rlhf/hosts.py. Exit codes: 2 the command line or
+a config can't be, and nothing was started; 75 the run was told to stop, and has
+saved; 76 another host is lost. After the last two the same command goes on from
+the newest checkpoint.
 """
 
 import os
@@ -23,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import pipeline
+from launch import arguments, pipeline
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 _ADDRESS = flags.DEFINE_string(
@@ -44,8 +45,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  del argv  # `arguments.parse` refuses what is no flag.
   pipeline.quiet_libraries()
   pipeline.keep_compiled_programs()
   from rlhf import hosts
@@ -64,14 +64,33 @@ def main(argv):
 
 
 def _run():
+  """Runs the stage; an error that explains itself goes without its trace."""
+  from rlhf.checkpoint import CheckpointError
   from rlhf.data.rows import DataError, RowError
+  from rlhf.lines import WriteError
+  from rlhf.lock import HeldError
+  from rlhf.loop import NonFiniteError
+  from rlhf.problems import ConfigError
+  from rlhf.resume import ResumeError
+  from rlhf.tracking import TrackingError
 
   try:
     pipeline.run(_CONFIG.value)
-  except (pipeline.MissingStageError, DataError, RowError) as error:
+  except ConfigError as error:
+    arguments.stop(str(error))
+  except (
+      CheckpointError,
+      DataError,
+      HeldError,
+      NonFiniteError,
+      ResumeError,
+      RowError,
+      TrackingError,
+      WriteError,
+  ) as error:
     sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=arguments.parse)

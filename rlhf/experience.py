@@ -20,7 +20,7 @@ from rlhf import model as lm
 from rlhf import sharding
 from rlhf.dims import Metrics, Params
 from rlhf.likelihood import log_probs_of
-from rlhf.masking import last_index, masked_mean, whiten
+from rlhf.masking import last_index, masked_mean, masked_var, whiten
 from rlhf.sampling import Samples
 from rlhf.update import split_batch
 
@@ -174,7 +174,8 @@ def make_experience(
   Returns:
     The experience; the reward model's scores [B] (before any replacement for a
     missing EOS); metrics of the rollout: 'kl' per response and 'entropy' per
-    token in nats, 'score', 'length' in tokens, 'finished' as a fraction,
+    token in nats, 'score', 'length' in tokens, 'finished' and 'empty' (nothing
+    but an EOS) as fractions, means and standard deviations,
     'explained_variance', 'sampler_gap' (largest difference between the
     sampler's log-probs and the training forward's, nats).
   """
@@ -278,9 +279,16 @@ def _rollout_metrics(experience, samples, scores, reference_BR) -> Metrics:
       'score': jnp.mean(scores),
       'score_std': jnp.std(scores),
       'length': jnp.mean(jnp.sum(mask_BR, axis=1, dtype=jnp.float32)),
+      'empty': jnp.mean(
+          (samples.finished & (jnp.sum(mask_BR, axis=1) <= 1)).astype(
+              jnp.float32
+          )
+      ),
       'finished': jnp.mean(samples.finished.astype(jnp.float32)),
       'advantage': masked_mean(experience.advantages_BR, mask_BR),
+      'advantage_std': jnp.sqrt(masked_var(experience.advantages_BR, mask_BR)),
       'return': masked_mean(returns_BR, mask_BR),
+      'return_std': jnp.sqrt(masked_var(returns_BR, mask_BR)),
       'explained_variance': adv.explained_variance(
           values_BR, returns_BR, mask_BR
       ),

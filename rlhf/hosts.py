@@ -12,18 +12,21 @@ told in rlhf/watch.py.
 
 import collections
 import contextlib
+import json
 import logging as stdlib_logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from rlhf import cluster, sharding, watch
+from rlhf import cluster, sharding, signals, watch
 from rlhf.watch import HostsError
 
 # A host is lost when it has not been heard for as long.
@@ -33,6 +36,8 @@ START_SECONDS = 300
 END_SECONDS = 60
 # For all to come to the same point of the program.
 BARRIER_SECONDS = 600
+
+_Answer = TypeVar('_Answer')
 
 
 def start(
@@ -79,6 +84,8 @@ def start(
     watch.over()
     return False
   watch.joined(jax.process_index(), jax.process_count())
+  _visits.clear()
+  _stop_agreed.clear()
   handler = logging.get_absl_handler()
   handler.setFormatter(_Labelled())
   logging.info('joined through %s', found.source)
@@ -98,28 +105,30 @@ def joined(*flags, **options) -> Iterator[None]:
 
   On several hosts an exception ends the process here, with its traceback: what
   Python does at its exit waits for hosts that may never come. On one host it
-  goes on as ever, except that SIGTERM has the run save and end (`stopping`).
+  goes on as ever. On both, SIGTERM and Ctrl-C have the run save and end
+  (`stopping`), and a second one ends it at once.
 
   Raises:
     HostsError: if the hosts can't be joined.
   """
   if not start(*flags, **options):
-    with watch.stop_signal():
+    with signals.caught():
       try:
         yield
       except watch.StoppedError as error:
-        line = f'error: {error}; start again with the same command'
+        line = f'error: {error}; start it again with the same command'
         print(line, file=sys.stderr)
         sys.exit(watch.STOPPED)
     return
-  try:
-    yield
-    barrier('the end of the program')
-    watch.ending()
-    jax.distributed.shutdown()
-    watch.over()
-  except BaseException as error:
-    watch.fail(error, together=lambda: barrier('an error', seconds=5))
+  with signals.caught(by_jax=_preemption_service()):
+    try:
+      yield
+      barrier('the end of the program')
+      watch.ending()
+      jax.distributed.shutdown()
+      watch.over()
+    except BaseException as error:
+      watch.fail(error, together=lambda: barrier('an error', seconds=5))
 
 
 def several() -> bool:
@@ -170,22 +179,32 @@ def barrier(name: str, *, seconds: float = BARRIER_SECONDS) -> None:
     ) from error
 
 
-def agree(name: str, look: Callable[[], bool]) -> bool:
+def told(name: str, look: Callable[[], _Answer]) -> _Answer:
   """What the first host finds, for all: they may not see the same files yet.
 
   Args:
     name: of the question, for errors.
-    look: called on the first host only.
+    look: called on the first host only; returns something JSON-able.
 
   Raises:
     watch.LostHostError: if a host did not come to ask.
   """
   if not several():
     return look()
-  found = np.array(look() if is_first() else False)
+  text = json.dumps(look() if is_first() else None).encode()
   # First the barrier, which is bounded; what is sent is not.
   barrier(name)
-  return bool(multihost_utils.broadcast_one_to_all(found))
+  size = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
+  sent = np.zeros(int(size), np.int32)
+  if is_first():
+    sent[:] = np.frombuffer(text, np.uint8)
+  got = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+  return json.loads(got.astype(np.uint8).tobytes())
+
+
+def agree(name: str, look: Callable[[], bool]) -> bool:
+  """`told`, of a yes or no."""
+  return told(name, lambda: bool(look()))
 
 
 def check_shared(path) -> None:
@@ -237,14 +256,32 @@ def local_rows(
   return None if local.all() else local.reshape(-1)
 
 
-def stopping(step: int) -> bool:
-  """Whether all hosts are to save and end after this step, for SIGTERM.
+_stop_agreed = threading.Event()
 
-  JAX catches SIGTERM on any of several hosts, and finds a step that none has
-  passed yet (`jax_enable_preemption_service`).
+
+def _preemption_service() -> bool:
+  return getattr(jax.config, 'jax_enable_preemption_service', True)
+
+
+def stopping() -> bool:
+  """Whether all hosts are to save and end now, for SIGTERM or Ctrl-C.
+
+  To be asked after each step, by all hosts as often: JAX catches the signal on
+  any of them, and finds a question that none has asked yet, at which all get
+  the same answer (`jax_enable_preemption_service`). May be asked before the
+  first step and between stages as well. Once true it stays so.
+
+  Nobody else in the process may ask JAX: orbax's CheckpointManager would, with
+  the numbers of steps, and its answers are lost to all others.
   """
   if not several():
-    return watch.stop_asked()
-  if not getattr(jax.config, 'jax_enable_preemption_service', True):
+    return bool(signals.asked())
+  if _stop_agreed.is_set():
+    return True
+  if not _preemption_service():
     return False
-  return multihost_utils.reached_preemption_sync_point(step)
+  # A number that never goes back, as a stage's own steps would.
+  _visits['stopping'] += 1
+  if multihost_utils.reached_preemption_sync_point(_visits['stopping']):
+    _stop_agreed.set()
+  return _stop_agreed.is_set()

@@ -2,7 +2,8 @@
 """Learning-rate schedules, Adam with either epsilon, decay mask, EMA."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,24 @@ def scale_by_tensorflow_adam(
   return optax.GradientTransformation(init, update)
 
 
-def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+class Optimizer(NamedTuple):
+  """An optax transformation that tells its learning rate.
+
+  Attributes:
+    init, update: as of an `optax.GradientTransformation`.
+    learning_rate: of the update after so many.
+  """
+
+  init: Callable
+  update: Callable
+  learning_rate: optax.Schedule
+
+
+# What an update is made by; only an `Optimizer` logs its learning rate.
+Transformation = Optimizer | optax.GradientTransformation
+
+
+def optimizer(config: OptimizerConfig) -> Optimizer:
   """Clipping, Adam, decoupled decay on matrices, learning rate, in order."""
   forms = {
       'optax': lambda b1, b2, eps: optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
@@ -132,8 +150,9 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   parts.append(forms[config.eps_form](config.b1, config.b2, config.eps))
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
-  parts.append(optax.scale_by_learning_rate(learning_rate(config)))
-  return optax.chain(*parts)
+  schedule = learning_rate(config)
+  parts.append(optax.scale_by_learning_rate(schedule))
+  return Optimizer(*optax.chain(*parts), schedule)
 
 
 def move_average(average: Params, params: Params, decay: float) -> Params:

@@ -19,7 +19,7 @@ import optax
 
 from rlhf import sharding
 from rlhf.dims import Batch, LossFn, Metrics, Params
-from rlhf.optim import move_average
+from rlhf.optim import Optimizer, Transformation, move_average
 
 
 @jax.tree_util.register_dataclass
@@ -32,12 +32,15 @@ class TrainState:
     params: f32 master weights.
     opt_state: the optimizer's.
     ema: moving average of `params`, or None where none is kept.
+    skipped: int32 scalar, updates that were left out because they were not
+      finite.
   """
 
   step: jax.Array
   params: Params
   opt_state: optax.OptState
-  ema: Params | None = None
+  ema: Params | None
+  skipped: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +81,18 @@ def split_batch(batch: Batch, micro_batches: int) -> Batch:
 
 
 def new_state(
-    params: Params, tx: optax.GradientTransformation, *, ema: bool = False
+    params: Params, tx: Transformation, *, ema: bool = False
 ) -> TrainState:
   """State before the first update."""
   # A copy, because the state is donated to the step that replaces it.
   average = jax.tree.map(jnp.copy, params) if ema else None
-  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), average)
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      ema=average,
+      skipped=jnp.zeros((), jnp.int32),
+  )
 
 
 def gradient(
@@ -127,10 +136,14 @@ def train_step(
     key: jax.Array,
     *,
     terms: tuple[Term, ...],
-    tx: optax.GradientTransformation,
+    tx: Transformation,
     ema_decay: float | None = None,
+    freeze: bool = True,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step on `sum_i coefficient_i * loss_i`.
+
+  An update with a loss, a gradient or a new value that is not finite is left
+  out: the state stays what it was, and `skipped` counts it.
 
   Args:
     state: before the update; donated by whoever jits this.
@@ -141,6 +154,8 @@ def train_step(
     tx: from `optim.optimizer`.
     ema_decay: of the moving average, moved once an optimizer step; None if
       the state keeps none.
+    freeze: after an update that was left out, leave out all that follow:
+      whoever learns of it late still finds the state that it happened to.
 
   Returns:
     The state after the update, and metrics: each term's under its name, with
@@ -156,11 +171,13 @@ def train_step(
     )
   key = jax.random.fold_in(key, state.step)
   total, metrics = None, {}
+  finite = jnp.asarray(True)
   for index, term in enumerate(terms):
     term_key = jax.random.fold_in(key, index)
     grads, term_metrics = gradient(
         term, state.params, batch[term.name], term_key
     )
+    finite &= jnp.isfinite(term_metrics.get('loss', 0.0))
     # A literal 1 must not cost a pass over the parameters.
     if term.coefficient != 1.0:
       grads = jax.tree.map(lambda g, c=term.coefficient: c * g, grads)
@@ -179,12 +196,23 @@ def train_step(
       'opt/grad_norm': optax.tree.norm(total),
       'opt/update_norm': optax.tree.norm(updates),
   }
-  return TrainState(state.step + 1, params, opt_state, ema), metrics
+  if isinstance(tx, Optimizer):
+    metrics['opt/learning_rate'] = tx.learning_rate(state.step)
+  finite &= jnp.isfinite(metrics['opt/grad_norm'])
+  finite &= jnp.isfinite(metrics['opt/update_norm'])
+  if freeze:
+    finite &= state.skipped == 0
+  after = TrainState(state.step + 1, params, opt_state, ema, state.skipped)
+  left_out = dataclasses.replace(state, skipped=state.skipped + 1)
+  state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), after, left_out
+  )
+  return state, metrics | {'opt/skipped': state.skipped}
 
 
 def create_state(
     params: Params,
-    tx: optax.GradientTransformation,
+    tx: Transformation,
     mesh: jax.sharding.Mesh,
     *,
     ema: bool = False,
@@ -207,8 +235,9 @@ def compile_step(
     mesh: jax.sharding.Mesh,
     *,
     terms: tuple[Term, ...],
-    tx: optax.GradientTransformation,
+    tx: Transformation,
     ema_decay: float | None = None,
+    freeze: bool = True,
     spread: Sequence[str] = sharding.SPREAD,
 ) -> jax.stages.Wrapped:
   """`train_step` for a mesh: the only place where an update is jitted.
@@ -222,7 +251,9 @@ def compile_step(
     on every device.
   """
   where = sharding.shardings(state, mesh, spread)
-  step = functools.partial(train_step, terms=terms, tx=tx, ema_decay=ema_decay)
+  step = functools.partial(
+      train_step, terms=terms, tx=tx, ema_decay=ema_decay, freeze=freeze
+  )
   return jax.jit(
       sharding.under(mesh, step),
       in_shardings=(where, None, None),

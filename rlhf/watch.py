@@ -10,12 +10,22 @@
                    the service to tell which host it was, or ends without.
   slow, hung       its heartbeat goes on. `Watchdog` ends a process that has
                    not completed a step in `loop.step_timeout` seconds.
-  told to stop     SIGTERM: the loop saves and ends (`hosts.stopping`).
+  told to stop     SIGTERM or Ctrl-C on any host: the loop finishes its step,
+                   saves and ends (`hosts.stopping`); a second one ends the
+                   process at once (rlhf/signals.py).
 
 Each prints one line that starts with `error:`, and ends the process at once by
 os._exit, because Python's ordinary exit waits for the other hosts. The exit
-codes are for whatever starts the processes: after both, the same command on all
-hosts goes on from the newest checkpoint.
+codes are for whatever starts the processes, and tell a stop from a failure:
+
+  75  `STOPPED`: told to stop, and saved
+  76  `LOST`: another host is lost
+  130, 143  a second Ctrl-C or SIGTERM: what came after the newest checkpoint
+      is lost
+
+After each of them the same command, on all hosts, goes on from the newest
+checkpoint; after 75 nothing is done again. 75 and 130 to 143 are a single
+host's too.
 """
 
 import contextlib
@@ -68,7 +78,6 @@ class _Run:
     self.start_seconds = self.heartbeat_seconds = 0.0
     self.describe: Callable[[], str] = lambda: ''
     self.ending = threading.Lock()
-    self.stop = threading.Event()
 
 
 _run = _Run()
@@ -114,46 +123,33 @@ def describing(describe: Callable[[], str]) -> Iterator[None]:
     _run.describe = before
 
 
-@contextlib.contextmanager
-def stop_signal() -> Iterator[None]:
-  """Has SIGTERM set `stop_asked` meanwhile, on a single host."""
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
+def end(
+    why: str,
+    *,
+    code: int = LOST,
+    then: str = 'start {} again with the same command',
+    patience: float = 10,
+) -> NoReturn:
+  """Says why, and ends the process at once.
 
-  def ask(number, frame):
-    del frame
-    if _run.stop.is_set():  # Twice is meant.
-      signal.signal(number, signal.SIG_DFL)
-      os.kill(os.getpid(), number)
-    _run.stop.set()
-
-  before = signal.signal(signal.SIGTERM, ask)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
-    _run.stop.clear()
-
-
-def stop_asked() -> bool:
-  return _run.stop.is_set()
-
-
-def end(why: str, *, code: int = LOST) -> NoReturn:
-  """Says why, and ends the process at once."""
+  Args:
+    why: the sentence's beginning; where the run is follows.
+    code: the exit code.
+    then: what to do; '{}' stands for all hosts, where there are several.
+    patience: seconds for saying so.
+  """
   if not _run.ending.acquire(blocking=False):
     time.sleep(120)  # Another thread is at it.
   # In a thread, bounded: files may hang, and a lock be held by what was
   # interrupted.
-  words = threading.Thread(target=_last_words, args=(why,), daemon=True)
+  words = threading.Thread(target=_last_words, args=(why, then), daemon=True)
   with contextlib.suppress(RuntimeError):  # Python's own exit starts none.
     words.start()
-    words.join(10)
+    words.join(patience)
   os._exit(code)
 
 
-def _last_words(why: str) -> None:
+def _last_words(why: str, then: str) -> None:
   where = ''
   with contextlib.suppress(Exception):
     where = _run.describe()
@@ -162,11 +158,9 @@ def _last_words(why: str) -> None:
     sys.stdout.write('\x1b[?25h\n')  # The display hides the cursor.
   sys.stdout.flush()
   sys.stderr.flush()
-  line = (
-      f'{who}error: {why}{where}; start all hosts again with the same command'
-  )
+  then = then.format('it' if _run.phase == 'alone' else 'all hosts')
   # In one piece, and past Python's buffers.
-  os.write(2, f'{line}\n'.encode())
+  os.write(2, f'{who}error: {why}{where}; {then}\n'.encode())
 
 
 def fail(

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf import hosts, loop, networks, sharding, watch
+from rlhf import hosts, lock, loop, networks, sharding, watch
 from rlhf.display import say
 from rlhf.workdir import Workdir
 
@@ -36,23 +36,35 @@ def train(folder: str, *, step_timeout: float = 60.0, steps: int = 10**6):
     x, total = grow(state['x'])
     return {'x': x}, {'total': total}
 
-  return loop.run(
-      'toy',
+  state, _ = loop.run(
+      loop.Stage('toy', step, steps, headline=('total',)),
       state,
-      step,
-      steps=steps,
       config=loop.LoopConfig(
           log_every=1, save_every=5, tensorboard=False,
           step_timeout=step_timeout,
       ),
       workdir=Workdir(folder, tensorboard=False),
-      headline=('total',),
   )
+  return state
 
 
 def slow(folder: str):
   """Host 1 hangs in step 7."""
   train(folder, step_timeout=3.0)
+
+
+def train_again(folder: str):
+  """A second stage: its steps count from 0 anew."""
+  train(f'{folder}/first', steps=12)
+  train(folder)
+
+
+def waits(folder: str):
+  """Host 0 waits for host 1, in C++."""
+  if hosts.is_first():
+    (pathlib.Path(folder) / 'waiting').touch()
+    hosts.barrier('never', seconds=100)
+  time.sleep(100)
 
 
 def breaks(folder: str):
@@ -98,8 +110,22 @@ def together(folder: str):
   assert (table == 8).all(), table
   # The first host's answer, whatever another would have found.
   assert hosts.agree('is it so', lambda: hosts.is_first())
+  known = hosts.told('what', lambda: {'ä' * 99: [hosts.is_first(), None]})
+  assert known == {'ä' * 99: [True, None]}, known
+  _locks(path)
   Workdir(folder, tensorboard=False).write_json('results', {'by': os.getpid()})
   assert train(folder, steps=7)['x'].shape == (16,)  # Resumed at its end.
+
+
+def _locks(path: pathlib.Path):
+  """All are refused what the first host can't have."""
+  with lock.hold(path / 'free'):
+    hosts.barrier('held')
+  try:
+    with lock.hold(path / 'taken'):
+      print('not refused')
+  except lock.HeldError as error:
+    print(f'refused: {error}', flush=True)
 
 
 def main(port: str, index: str, task: str, folder: str = ''):

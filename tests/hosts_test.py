@@ -5,11 +5,13 @@ What they do is in host.py.
 """
 
 import json
+import os
 import signal
+import time
 
 import pytest
 
-from rlhf import hosts, watch
+from rlhf import hosts, lock, signals, watch
 from tests import pair as pairs
 
 
@@ -40,12 +42,14 @@ def test_one_host_is_the_first_and_waits_for_nobody():
 
 def test_the_first_host_writes_and_all_go_on_together(pair, tmp_path):
   run = tmp_path / 'run'
-  with pair('together') as both:
+  with lock.hold(run / 'taken'), pair('together') as both:
     ends = [both.wait(index, 90) for index in range(2)]
     assert [code for code, _ in ends] == [0, 0], ends
   logs = [log for _, log in ends]
   late = "host 1 of 2 did not come to 'the party' within 1 seconds"
   assert late in logs[0]
+  held = f'refused: {run / "taken"} is in use by process {os.getpid()} on host'
+  assert held in logs[0] and held in logs[1]
   # What is said is said once.
   assert 'toy 7/7' in logs[0] and 'said once' in logs[0]
   assert 'toy' not in logs[1] and 'said once' not in logs[1]
@@ -99,20 +103,36 @@ def test_a_bug_of_one_host_is_its_own(pair):
 
 
 @pytest.mark.slow
-def test_sigterm_on_one_host_saves_and_ends_all(pair, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_host_saves_and_ends_all(pair, tmp_path, number):
   run = tmp_path / 'run'
-  with pair('train') as both:
+  with pair('train_again') as both:
     both.wait_until((run / 'metrics.jsonl').exists, 60)
-    both.processes[1].send_signal(signal.SIGTERM)
+    both.processes[1].send_signal(number)
     ends = [both.wait(index, 60) for index in range(2)]
   for code, log in ends:
     assert code == watch.STOPPED, log
+  assert ': stopping after this step; ' in ends[1][1]
   saved = {
       int(pairs.last_words(log).split('saved step ')[1].split()[0])
       for _, log in ends
   }
   kept = [int(path.name) for path in (run / 'checkpoints').iterdir()]
   assert saved == {max(kept)}
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_host_that_waits_for_another(pair, tmp_path):
+  with pair('waits') as both:
+    both.wait_until((tmp_path / 'run' / 'waiting').exists, 60)
+    for _ in range(2):
+      both.processes[0].send_signal(signal.SIGTERM)
+      time.sleep(signals.REPEAT_SECONDS + 0.2)
+    code, log = both.wait(0, 20)
+    assert code == 128 + signal.SIGTERM, log
+    words = pairs.last_words(log)
+    assert 'host 0 of 2: error: ended at once by a second SIGTERM' in words
+    assert both.wait(1, 60)[0] == watch.LOST
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from etils.epath import backend, gpath
 from fsspec.implementations import memory
 
 from launch import pipeline
-from rlhf import networks, stages, workdir
+from rlhf import lines, networks, stages
 from rlhf.data import store
 from rlhf.workdir import Workdir
 from tests import tiny
@@ -73,9 +73,15 @@ def test_lines_are_kept_and_written_whole(bucket, monkeypatch):
     where.close()
   path = where.path / 'metrics.jsonl'
   assert [line['step'] for line in _lines(path)] == [1, 2, 3, 4]
-  monkeypatch.setattr(workdir, 'UPLOAD_SECONDS', 0)  # or until it is time.
+  where.rewind(2)
+  assert [line['step'] for line in _lines(path)] == [1, 2]
   where.samples(5, [{'prompt': 'p', 'response': 'ä', 'score': 1.0}])
+  where.flush()  # or until all has to be there,
   assert _lines(where.path / 'samples.jsonl')[0]['response'] == 'ä'
+  where.close()
+  monkeypatch.setattr(lines, 'UPLOAD_SECONDS', 0)  # or until it is time.
+  lines.Lines(path).append([{'step': 3}])
+  assert [line['step'] for line in _lines(path)] == [1, 2, 3]
 
 
 def test_stages_are_found_and_followed(bucket, monkeypatch):

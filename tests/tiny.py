@@ -216,6 +216,16 @@ def metrics(directory: pathlib.Path) -> list[dict[str, float]]:
   return [json.loads(line) for line in text.splitlines()]
 
 
+def without_clocks(line: dict) -> dict:
+  """A line of metrics, without what hangs on the time of day."""
+  clocks = ('seconds', 'tokens_per_second')
+  return {
+      name: value
+      for name, value in line.items()
+      if name not in clocks and not name.startswith('time/')
+  }
+
+
 def assert_same(got, want) -> None:
   """Two trees hold the same bits."""
   assert jax.tree.structure(got) == jax.tree.structure(want)

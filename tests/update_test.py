@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generic update, on a model small enough to differentiate by eye."""
 
+import dataclasses
 import functools
 
 import jax
@@ -274,7 +275,7 @@ def _noise(state, key=KEY, terms=(NOISE,)):
 
 def _at_step(step):
   state = update.new_state(_params(), SGD)
-  return update.TrainState(jnp.int32(step), state.params, state.opt_state)
+  return dataclasses.replace(state, step=jnp.int32(step))
 
 
 def test_noise_hangs_on_the_key_and_the_step_only():
@@ -314,6 +315,84 @@ def test_a_resumed_run_draws_the_numbers_of_an_unbroken_one():
   jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+# -- Updates that are not finite ----------------------------------------------
+
+
+def _scaled_loss(params, batch, key):
+  """A loss that a batch of NaN or infinity spoils."""
+  del key
+  loss = jnp.sum(params['table'] * batch)
+  return loss, {'loss': loss, 'weight': jnp.float32(1)}
+
+
+_ADAM = optim.optimizer(optim.OptimizerConfig(learning_rate=0.1))
+
+
+def _walk(batches, *, freeze):
+  """States before the first and after each of some steps, and metrics."""
+  step = _step(
+      (update.Term('x', _scaled_loss),), _ADAM, ema_decay=0.5, freeze=freeze
+  )
+  states = [update.new_state(_params(), _ADAM, ema=True)]
+  seen = []
+  for batch in batches:
+    state, metrics = step(states[-1], {'x': jnp.float32(batch)}, KEY)
+    states.append(state)
+    seen.append(metrics)
+  return states, seen
+
+
+def _same(a, b):
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      dataclasses.replace(a, skipped=b.skipped),
+      b,
+  )
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, 1e38])
+def test_an_update_that_is_not_finite_is_left_out(bad):
+  """1e38: the loss is finite still, the norm of its gradient is not."""
+  states, seen = _walk([1.0, bad, 2.0], freeze=False)
+  _same(states[2], states[1])
+  assert [int(m['opt/skipped']) for m in seen] == [0, 1, 1]
+  # And the next is what it would be, had there been no such batch.
+  _same(states[3], _walk([1.0, 2.0], freeze=False)[0][-1])
+  assert states[3].step == 2 and states[3].opt_state[1].count == 2
+
+
+def test_a_frozen_state_stays_what_it_was():
+  states, seen = _walk([1.0, np.nan, 2.0, 3.0], freeze=True)
+  for state in states[2:]:
+    _same(state, states[1])
+  assert [int(m['opt/skipped']) for m in seen] == [0, 1, 2, 3]
+
+
+def test_new_values_that_are_not_finite_are_left_out():
+  """The gradient is fine, the learning rate is not."""
+  tx = optax.sgd(np.inf)
+  state = update.new_state(_params(), tx)
+  step = _step((update.Term('x', _scaled_loss),), tx)
+  after, metrics = step(state, {'x': jnp.float32(1)}, KEY)
+  assert np.isfinite(metrics['opt/grad_norm'])
+  _same(after, state)
+
+
+def test_the_learning_rate_is_that_of_the_update():
+  config = optim.OptimizerConfig(
+      learning_rate=1.0, schedule='linear', warmup_steps=2, total_steps=6
+  )
+  tx = optim.optimizer(config)
+  step = _step((update.Term('x', _scaled_loss),), tx)
+  state = update.new_state(_params(), tx)
+  rates = []
+  for _ in range(4):
+    state, metrics = step(state, {'x': jnp.float32(1)}, KEY)
+    rates.append(float(metrics['opt/learning_rate']))
+  # Up to 1 in two updates, then down to a tenth over four: 0.9 / 4 each.
+  np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.775])
+
+
 # -- Metrics and purity -------------------------------------------------------
 
 
@@ -332,6 +411,7 @@ def test_metrics_are_named_after_their_terms():
       'rm/weight',
       'opt/grad_norm',
       'opt/update_norm',
+      'opt/skipped',
   }
   np.testing.assert_allclose(
       metrics['opt/update_norm'], 0.5 * metrics['opt/grad_norm'], rtol=1e-5

@@ -87,7 +87,12 @@ class StoredExamples(Sequence):
       return [self[j] for j in range(*i.indices(len(self)))]
     if not -len(self) <= i < len(self):
       raise IndexError(f'{self._folder} has {len(self)} examples, not {i}')
-    return _decode(self._records[int(i) % len(self)], self.facts['kind'])
+    number = int(i) % len(self)
+    record = self._records[number]
+    try:
+      return _decode(record, self.facts['kind'])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+      raise self._records.broken(number) from error
 
 
 class StoredTokens:
@@ -105,7 +110,11 @@ class StoredTokens:
     if end <= start:
       return np.zeros(0, np.int32)
     first = start // _CHUNK
-    chunks = [self._records[i] for i in range(first, (end - 1) // _CHUNK + 1)]
+    chunks = []
+    for i in range(first, (end - 1) // _CHUNK + 1):
+      chunks.append(self._records[i])
+      if len(chunks[-1]) != 4 * min(_CHUNK, len(self) - i * _CHUNK):
+        raise self._records.broken(i)
     tokens = np.frombuffer(b''.join(chunks), '<i4')
     return tokens[start - first * _CHUNK : end - first * _CHUNK]
 
@@ -274,9 +283,15 @@ class _Records:
 
   def __getitem__(self, i: int) -> bytes:
     try:
+      # Empty, of a file that has been cut short since it was opened.
       return self._source[i]
     except Exception as error:
-      raise _broken(self._path, f'record {i} cannot be read') from error
+      raise self.broken(i) from error
+
+  def broken(self, i: int) -> rows_lib.DataError:
+    """The error of a record that is not what was written."""
+    what = f'record {i} cannot be read: is its disk still there? If it is'
+    return _broken(self._path, what)
 
 
 def _facts(folder: pathlib.Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def run(config: setup_lib.Config) -> None:
   ceiling of any reward model.
   """
   setup = setup_lib.make(config)
-  params, cfg = setup.load_model(config.init_from)
+  setup.workdir.write_json('config', config.to_dict())
+  params, cfg = setup.start()
   rng = np.random.default_rng((config.seed, 1))
   results: dict = {}
   for number, split in enumerate(('train', 'validation')):

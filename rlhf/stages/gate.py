@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before PPO: do its numbers fit, and is its reward model strong enough?"""
+"""Before PPO: is its reward model strong enough to be optimised against?"""
 
 import json
 
@@ -16,36 +16,6 @@ THRESHOLD = 2 / 3
 def strength(accuracy: float, ceiling: float) -> float:
   """How far from chance (0) to its ceiling (1) an RM's accuracy has come."""
   return (accuracy - 0.5) / (ceiling - 0.5)
-
-
-def check_sizes(config: setup_lib.Config) -> None:
-  """Refuses numbers that don't fit together.
-
-  Raises:
-    ValueError: naming the fields.
-  """
-  c = config.ppo
-  if c.batch % (c.minibatches * c.micro_batches):
-    raise ValueError(
-        f'ppo.batch={c.batch} must be a multiple of ppo.minibatches='
-        f'{c.minibatches} times ppo.micro_batches={c.micro_batches}'
-    )
-  ptx_rows = c.ptx_ratio * (c.batch // c.minibatches)
-  if c.ptx_micro_batches and ptx_rows % c.ptx_micro_batches:
-    raise ValueError(
-        f'ppo.ptx_micro_batches={c.ptx_micro_batches} does not divide the'
-        f' {ptx_rows} rows of pretraining text of an update'
-    )
-  for name in ('rollout_rows', 'score_rows'):
-    if c[name] and c.batch % c[name]:
-      raise ValueError(
-          f'ppo.{name}={c[name]} does not divide ppo.batch={c.batch}'
-      )
-  if c.whiten_rewards and c.batch // c.minibatches < 8:
-    raise ValueError(
-        'ppo.whiten_rewards wants at least 8 rows a minibatch, got'
-        f' {c.batch // c.minibatches} (detail 30 in docs/details.md)'
-    )
 
 
 def check_reward_model(config: setup_lib.Config) -> str | None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlhf import experience as experience_lib
 from rlhf import model, optim, sharding, update
@@ -109,6 +108,19 @@ def policy_terms(
   return ptx, policy
 
 
+def _value_term(
+    config: setup_lib.Config, cfg: model.ModelConfig
+) -> update.Term:
+  """What the value function minimises."""
+  c = config.ppo
+  return value_term(
+      cfg,
+      clip=c.value_clip,
+      coefficient=c.value_coefficient,
+      micro_batches=c.micro_batches,
+  )
+
+
 def updates(config: setup_lib.Config) -> int:
   """Optimizer steps of a run."""
   c = config.ppo
@@ -127,7 +139,7 @@ def ptx_rows(config: setup_lib.Config) -> int:
 
 def optimizers(
     config: setup_lib.Config,
-) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+) -> tuple[optim.Optimizer, optim.Optimizer]:
   """Of the policy, and of the value function."""
   policy, value = [
       optim.optimizer(setup_lib.optimizer_config(section, updates(config)))
@@ -183,14 +195,7 @@ def build(
       micro_batches=c.micro_batches,
       whiten_advantages=c.whiten_advantages,
   )
-  value_terms = (
-      value_term(
-          reward_cfg,
-          clip=c.value_clip,
-          coefficient=c.value_coefficient,
-          micro_batches=c.micro_batches,
-      ),
-  )
+  freeze = setup_lib.freezes(config)
   return Programs(
       rollout_mesh=rollout_mesh,
       lay_out=lay_out(policy.params, policy_cfg, rollout_mesh, ('tensor',)),
@@ -222,10 +227,16 @@ def build(
           terms=policy_terms(config, policy_cfg),
           tx=policy_tx,
           ema_decay=c.ema_decay,
+          freeze=freeze,
           spread=c.spread.policy,
       ),
       value_step=update.compile_step(
-          value, mesh, terms=value_terms, tx=value_tx, spread=c.spread.value
+          value,
+          mesh,
+          terms=(_value_term(config, reward_cfg),),
+          tx=value_tx,
+          freeze=freeze,
+          spread=c.spread.value,
       ),
   )
 

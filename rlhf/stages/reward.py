@@ -17,7 +17,6 @@ from rlhf import (
   inference,
   loop,
   model,
-  networks,
   optim,
   sharding,
   update,
@@ -107,7 +106,7 @@ def right_and_all(
 def run(config: setup_lib.Config) -> None:
   """Trains a reward model, sets its bias, and reports its accuracy."""
   setup = setup_lib.make(config)
-  params, cfg = setup.load_model(config.init_from)
+  params, cfg = setup.start()
   head_key, _ = jax.random.split(setup.key)
   params = params | {'scalar_head': model.init_scalar_head(head_key, cfg)}
   # Before the training, so that a missing file is missed now.
@@ -133,9 +132,10 @@ def run(config: setup_lib.Config) -> None:
   tx = optim.optimizer(setup_lib.optimizer_config(config.optimizer, steps))
   state = update.create_state(params, tx, setup.mesh)
   term = ranking_term(cfg, micro_batches=micro_batches)
-  train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
+  train = setup.compile_step(state, term, tx)
 
-  batches = Ahead(functools.partial(_stacked, stream, micro_batches), steps)
+  make = functools.partial(_stacked, stream, micro_batches)
+  batches = Ahead(make, steps, 'rankings')
 
   def batch(index):
     stacked = micro_batches > 1
@@ -153,24 +153,26 @@ def run(config: setup_lib.Config) -> None:
     return loop.Evaluation({'validation/accuracy': accuracy})
 
   compilation.ahead('rm', train, state, batch(0), setup.key)
-  state = loop.run(
+  stage = loop.Stage(
       'rm',
-      state,
       step,
       steps=steps,
-      config=setup.loop,
-      workdir=setup.workdir,
       headline=('rm/loss', 'rm/accuracy', 'validation/accuracy'),
       evaluate=evaluate,
+      position=lambda done: {
+          'rankings': stream.position(done * micro_batches)
+      },
+      batch=batch,
+      tokens=config.rows * config.data.row_tokens,
   )
+  state, handed_on = setup.run(stage, state)
   params = state.params
   bias = demonstration_score(setup, params, cfg, demonstrations)
   params['scalar_head']['bias'] -= bias
   right = comparisons_right(params, cfg, validation, setup.mesh)
   accuracy = interval(right[:, 0], right[:, 1])
   facts = {'steps': steps, 'bias': -bias, 'accuracy': accuracy}
-  networks.save_model(setup.workdir.path / 'model', params, cfg, facts)
-  setup.workdir.write_json('results', facts)
+  setup.hand_on(params, cfg, handed_on | facts)
   say(
       f'rm: accuracy {accuracy["mean"]:.3f} [{accuracy["low"]:.3f},'
       f' {accuracy["high"]:.3f}] on {accuracy["n"]} held-out prompts'

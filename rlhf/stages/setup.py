@@ -11,15 +11,25 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlhf import hosts, networks, sharding, update
+from rlhf import (
+    fingerprints,
+    hosts,
+    leaves,
+    loop,
+    model,
+    networks,
+    optim,
+    resume,
+    sharding,
+    update,
+)
 from rlhf.data import cleaning, loading, streams
 from rlhf.data.prompting import PromptFormat
 from rlhf.data.rows import DataError
 from rlhf.dims import Batch, Params
+from rlhf.display import say
 from rlhf.inference import Codec, lay_out
-from rlhf.loop import LoopConfig
 from rlhf.model import ModelConfig, choose_kernel
-from rlhf.optim import OptimizerConfig
 from rlhf.sampling import SamplingConfig
 from rlhf.workdir import Workdir
 
@@ -37,6 +47,7 @@ class Setup:
     mesh: the devices.
     codec: text to tokens.
     key: the run's key.
+    networks: fingerprints of the networks that were read, by path.
   """
 
   config: Config
@@ -44,10 +55,17 @@ class Setup:
   mesh: jax.sharding.Mesh
   codec: Codec
   key: jax.Array
+  networks: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @property
-  def loop(self) -> LoopConfig:
-    return LoopConfig(**self.config.loop)
+  def identity(self) -> resume.Identity:
+    """What a checkpoint has to agree with; after the networks are read."""
+    return resume.Identity(
+        config=self.config.to_dict(),
+        key=resume.key_words(self.key),
+        networks=dict(self.networks),
+        **self.config.resume,
+    )
 
   @functools.cached_property
   def sampling(self) -> SamplingConfig:
@@ -57,6 +75,27 @@ class Setup:
         stop_tokens=(self.codec.vocabulary.eos_id,),
         temperature=self.config.get('temperature', 1.0),
     )
+
+  def start(self) -> tuple[Params, ModelConfig]:
+    """The network that the stage trains on: see rlhf/resume.py for which.
+
+    Raises:
+      DataError: if its vocabulary is not this run's.
+    """
+    path, words = resume.start(self.config)
+    if path:
+      say(f'{self.config.run}: starts from {path} ({words})')
+      return self.load_model(path)
+    say(f'{self.config.run}: starts from scratch')
+    cfg = ModelConfig(
+        **self.config.model,
+        vocab_size=self.codec.vocabulary.vocab_size,
+        pad_id=self.codec.vocabulary.pad_id,
+    )
+    cfg = kernel_for(cfg, self.config, self.mesh)
+    init = functools.partial(model.init, cfg=cfg)
+    where = sharding.shardings(jax.eval_shape(init, self.key), self.mesh)
+    return jax.jit(init, out_shardings=where)(self.key), cfg
 
   def load_model(self, path: str) -> tuple[Params, ModelConfig]:
     """A network of an earlier stage, placed on the mesh.
@@ -71,11 +110,39 @@ class Setup:
           f'{path} has {cfg.vocab_size} tokens but data.vocabulary'
           f'={self.config.data.vocabulary!r} has {size}: they must be the same'
       )
+    self.networks[resume.below_root(path, self.config.root)] = (
+        fingerprints.combined(leaves.named(params))
+    )
     # A config may change how a network is run (dropout, precision), not what
     # it is.
     changes = {'kernel': 'auto', **self.config.get('run_model', {})}
     cfg = dataclasses.replace(cfg, **changes)
     return params, kernel_for(cfg, self.config, self.mesh)
+
+  def compile_step(
+      self, state: update.TrainState, term: update.Term, tx: optim.Optimizer
+  ) -> Any:
+    """The update of a stage that trains one network on one objective."""
+    return update.compile_step(
+        state, self.mesh, terms=(term,), tx=tx, freeze=freezes(self.config)
+    )
+
+  def run(self, stage: loop.Stage, state: Any) -> tuple[Any, dict[str, Any]]:
+    """The state to hand on, and facts about it: see `loop.run`."""
+    return loop.run(
+        stage,
+        state,
+        config=loop.LoopConfig(**self.config.loop),
+        workdir=self.workdir,
+        identity=self.identity,
+    )
+
+  def hand_on(self, params: Params, cfg: ModelConfig, facts: dict) -> None:
+    """Writes the network for later stages, and with it the stage is done."""
+    # By which later stages tell that they read the same tokens.
+    facts = facts | {'vocabulary': self.codec.fingerprint}
+    networks.save_model(self.workdir.path / 'model', params, cfg, facts)
+    self.workdir.write_json('results', facts)
 
   def put(self, batch: Batch, micro_batches: int = 1) -> Batch:
     """A host batch on the mesh, cut into micro-batches."""
@@ -147,7 +214,7 @@ class Setup:
 
 
 def make(config: Config) -> Setup:
-  """Builds a stage's surroundings and writes its config to its directory."""
+  """Builds a stage's surroundings."""
   # Late: seqio takes ten seconds to import.
   from rlhf.data import vocabularies
 
@@ -161,8 +228,9 @@ def make(config: Config) -> Setup:
         ' encoder.json and vocab.bpe, a tokenizer.json or a SentencePiece model'
     )
   directory = epath.Path(config.root) / config.run
-  workdir = Workdir(directory, tensorboard=config.loop.tensorboard)
-  workdir.write_json('config', config.to_dict())
+  workdir = Workdir(
+      directory, tensorboard=config.loop.tensorboard, wandb=config.loop.wandb
+  )
   codec = Codec(
       vocabulary=vocabularies.vocabulary(data.vocabulary),
       prompt_format=PromptFormat(**data.prompt_format),
@@ -184,13 +252,9 @@ def make(config: Config) -> Setup:
   )
 
 
-def model_config(config: Config, vocabulary: Any) -> ModelConfig:
-  """The config's model, with the vocabulary's size and padding id."""
-  return ModelConfig(
-      **config.model,
-      vocab_size=vocabulary.vocab_size,
-      pad_id=vocabulary.pad_id,
-  )
+def freezes(config: Config) -> bool:
+  """Whether a network stands still after an update that is not finite."""
+  return config.loop.nonfinite != 'skip'
 
 
 def row_lengths(config: Config) -> tuple[int, ...]:
@@ -221,6 +285,8 @@ def freeze(
   return lay_out(params, cfg, mesh, spread)(params)
 
 
-def optimizer_config(section: Config, total_steps: int) -> OptimizerConfig:
+def optimizer_config(
+    section: Config, total_steps: int
+) -> optim.OptimizerConfig:
   """An optimizer section, with the number of steps that it falls over."""
-  return OptimizerConfig(**section, total_steps=total_steps)
+  return optim.OptimizerConfig(**section, total_steps=total_steps)

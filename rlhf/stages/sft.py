@@ -15,11 +15,9 @@ from etils import epath
 
 from rlhf import (
   compilation,
-  hosts,
   inference,
   loop,
   model,
-  networks,
   optim,
   sharding,
   update,
@@ -90,7 +88,7 @@ def mean_loss(
 def run(config: setup_lib.Config) -> None:
   """Fine-tunes the base model and hands on the best of its evaluations."""
   setup = setup_lib.make(config)
-  params, cfg = setup.load_model(config.init_from)
+  params, cfg = setup.start()
   pad_id = setup.codec.vocabulary.pad_id
   row_tokens = config.data.row_tokens
 
@@ -121,11 +119,13 @@ def run(config: setup_lib.Config) -> None:
   tx = optim.optimizer(setup_lib.optimizer_config(config.optimizer, steps))
   state = update.create_state(params, tx, setup.mesh)
   term = language_term('sft', cfg, micro_batches=config.micro_batches)
-  train = update.compile_step(state, setup.mesh, terms=(term,), tx=tx)
-  score = rm_score(setup) if config.select == 'rm_score' else None
-  best = _Best(setup, cfg)
+  train = setup.compile_step(state, term, tx)
+  # The paper keeps the checkpoint that the RM likes best (`loop.best`): the
+  # loss on validation data rises after one epoch while preference still
+  # improves.
+  score = rm_score(setup) if config.reward_model else None
 
-  batches = Ahead(stream.batch, steps)
+  batches = Ahead(stream.batch, steps, 'demonstrations')
 
   def batch(index):
     return {'sft': setup.put(batches(index), config.micro_batches)}
@@ -139,60 +139,33 @@ def run(config: setup_lib.Config) -> None:
     metrics, samples = {'validation/loss': loss}, []
     if score is not None:
       metrics['validation/rm_score'], samples = score(state.params, cfg, done)
-    # The paper keeps the checkpoint that the RM likes best: the loss on
-    # validation data rises after one epoch while preference still improves.
-    merit = metrics.get('validation/rm_score', -loss)
-    best.offer(merit, state.params, {'step': done} | metrics)
     return loop.Evaluation(metrics, samples)
 
   compilation.ahead('sft', train, state, batch(0), setup.key)
-  loop.run(
+  stage = loop.Stage(
       'sft',
-      state,
       step,
       steps=steps,
-      config=setup.loop,
-      workdir=setup.workdir,
       headline=('sft/loss', 'validation/loss', 'validation/rm_score'),
       evaluate=evaluate,
+      position=lambda done: {'demonstrations': stream.position(done)},
+      batch=batch,
+      tokens=rows * row_tokens,
   )
-  setup.workdir.write_json('results', best.facts | {'steps': steps})
-
-
-class _Best:
-  """Writes the network to hand on whenever it is better than the last."""
-
-  def __init__(self, setup: setup_lib.Setup, cfg: model.ModelConfig):
-    self._directory, self._cfg = setup.workdir.path / 'model', cfg
-    self._merit = -np.inf
-    self.facts: dict = {}
-    # A resumed run goes on from the best so far; what an abandoned one left
-    # behind does not count.
-    saved = setup.workdir.path / 'checkpoints'
-    if hosts.agree(
-        'a network was handed on',
-        lambda: any(saved.glob('[0-9]*'))
-        and (self._directory / 'model.json').exists(),
-    ):
-      self.facts = networks.read_facts(self._directory)
-      self._merit = self.facts['merit']
-
-  def offer(self, merit: float, params: Params, facts: dict) -> None:
-    if merit > self._merit:
-      self._merit, self.facts = merit, facts | {'merit': merit}
-      networks.save_model(self._directory, params, self._cfg, self.facts)
+  state, handed_on = setup.run(stage, state)
+  setup.hand_on(state.params, cfg, handed_on | {'steps': steps})
 
 
 def rm_score(setup: setup_lib.Setup) -> Callable:
   """`(params, cfg, step) -> (mean RM score on validation prompts, samples)`.
 
   Raises:
-    ValueError: if the config names no reward model.
+    ValueError: if it is not there.
   """
   config = setup.config
-  if not config.reward_model or not epath.Path(config.reward_model).exists():
+  if not epath.Path(config.reward_model).exists():
     raise ValueError(
-        "select='rm_score' needs --config.reward_model=, the directory of a"
+        f'reward_model={config.reward_model!r}: want the directory of a'
         ' finished reward model'
     )
   reward, reward_cfg = setup.load_model(config.reward_model)

@@ -17,7 +17,12 @@ sys.path.insert(0, {repository!r})
 from tests import tiny
 
 def get_config():
-  changes = {{'loop.save_every': 2, 'epochs': 1000}}
+  changes = {{
+      'loop.save_every': 2,
+      'loop.best': '',
+      'epochs': 1000,
+      'pretraining_share': 0.0,
+  }}
   return tiny.config('sft', pathlib.Path({root!r}), run='new', **changes)
 """
 

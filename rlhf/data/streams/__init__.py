@@ -8,6 +8,10 @@ that every batch is full and every epoch holds everything once. `batch(step)`
 may be asked in any order, by a resumed run too: it goes straight there, and
 answers the same.
 
+`position(step)` says where a stream stands before a step, for checkpoints:
+{'epoch', 'taken': items dealt of that epoch, 'of': items an epoch, 'data': the
+fingerprint of what it deals from}.
+
 `once()` is for evaluation: everything once, the last batch padded.
 
 On several hosts each builds batches of the whole size, but reads and fills only

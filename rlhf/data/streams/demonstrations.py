@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Demonstrations, batch by batch, with pretraining text mixed in if asked."""
 
+import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from rlhf.data import batches, order, packing, store
 from rlhf.data.examples import Demonstration
+from rlhf.data.streams import fingerprint
 from rlhf.data.streams.text import TextStream
 
 
@@ -90,6 +93,21 @@ class DemonstrationStream:
         np.concatenate([batch.segment_ids_BT, more.segment_ids_BT]),
         np.concatenate([batch.loss_mask_BT, more.loss_mask_BT]),
     )
+
+  def position(self, step: int) -> dict[str, Any]:
+    """Where it stands before a step; items are rows, with 'text' of its own for
+    what is mixed in. See the top of this folder."""
+    count = len(self._packs)
+    epoch, taken = divmod(step * self.rows, count)
+    found = {'epoch': epoch, 'taken': taken, 'of': count, 'data': self._data}
+    if self._mix:
+      text, rows = self._mix
+      found['text'] = text.position(step, rows)
+    return found
+
+  @functools.cached_property
+  def _data(self) -> str:
+    return fingerprint.of_examples(self._demonstrations)
 
   def once(self) -> Iterator[batches.TextBatch]:
     """Every demonstration once, without text; padding fills the last batch."""

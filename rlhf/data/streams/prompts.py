@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts, batch by batch, those of about one length together."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from rlhf.data import batches, order, packing, store
 from rlhf.data.examples import PromptExample
+from rlhf.data.streams import fingerprint
 
 
 def prompt_lengths(data: Any) -> tuple[int, ...]:
@@ -81,6 +83,17 @@ class PromptStream:
     """The batch of a step, and its prompts' raw texts, read as asked for."""
     length, indices = self._of(step)
     return self._pad(indices, length), _Texts(self._prompts, indices)
+
+  def position(self, step: int) -> dict[str, Any]:
+    """Where it stands before a step; items are prompts, over all buckets. See
+    the top of this folder."""
+    count = len(self._prompts)
+    epoch, taken = divmod(step * self.batch_size, count)
+    return {'epoch': epoch, 'taken': taken, 'of': count, 'data': self._data}
+
+  @functools.cached_property
+  def _data(self) -> str:
+    return fingerprint.of_examples(self._prompts)
 
   def example(self, length: int) -> batches.PromptBatch:
     """Some batch of a bucket, by its length."""

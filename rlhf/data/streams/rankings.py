@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rankings, batch by batch."""
 
+import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from rlhf.data import batches, order, packing, store
 from rlhf.data.examples import Ranking
 from rlhf.data.rows import DataError
+from rlhf.data.streams import fingerprint
 
 
 class RankingStream:
@@ -83,6 +86,17 @@ class RankingStream:
   def batch(self, step: int) -> batches.RankingBatch:
     """The batch of a step."""
     return self._batch(self.indices(step))
+
+  def position(self, step: int) -> dict[str, Any]:
+    """Where it stands before a step; items are batches. See the top of this
+    folder."""
+    count = len(self._packs)
+    epoch, taken = divmod(step, count)
+    return {'epoch': epoch, 'taken': taken, 'of': count, 'data': self._data}
+
+  @functools.cached_property
+  def _data(self) -> str:
+    return fingerprint.of_examples(self._rankings)
 
   def once(self) -> Iterator[batches.RankingBatch]:
     """Every ranking once, in the order of the data; the last batch has masked

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretraining text, batch by batch."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from rlhf.data import batches, order, packing
+from rlhf.data.streams import fingerprint
 
 
 class TextStream:
@@ -60,6 +62,17 @@ class TextStream:
     """The batch of a step where batches have `rows` rows."""
     picked = self._order.take(step * rows, (step + 1) * rows)
     return self._batch(picked, rows, local)
+
+  def position(self, step: int, rows: int = 0) -> dict[str, Any]:
+    """Where it stands before a step; items are rows. See the top of this
+    folder. `rows`: of a batch, if others than the stream's own."""
+    count = self.count
+    epoch, taken = divmod(step * (rows or self.rows), count)
+    return {'epoch': epoch, 'taken': taken, 'of': count, 'data': self._data}
+
+  @functools.cached_property
+  def _data(self) -> str:
+    return fingerprint.of_text(self._tokens)
 
   def once(self) -> Iterator[batches.TextBatch]:
     """Every row once; padding fills the last batch."""

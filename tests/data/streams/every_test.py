@@ -3,11 +3,16 @@
 holds everything once, and a host reads only what is in its rows."""
 
 import collections
+import dataclasses
 import itertools
+import json
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rlhf.data import store
+from rlhf.data.streams import fingerprint
 from tests.data import made
 
 
@@ -201,3 +206,115 @@ def test_once_is_everything_once(kind):
   assert all(
       made.equal(a, b) for a, b in zip(out, stream.once(), strict=True)
   )
+
+
+@EVERY
+def test_the_position_is_what_was_dealt_before_a_step(kind):
+  stream = STREAMS[kind]()
+  assert stream.position(0)['epoch'] == stream.position(0)['taken'] == 0
+  # A ranking is marked once a response; a batch of them is one item.
+  dealt = 0
+  for step in range(stream.steps(3)):
+    where = stream.position(step)
+    assert where == json.loads(json.dumps(where))
+    assert where['epoch'] * where['of'] + where['taken'] == dealt
+    assert 0 <= where['taken'] < where['of']
+    tokens = made.tokens(stream.batch(step))
+    dealt += {'rankings': 1, 'mixed': 4}.get(kind, len(tokens))
+  assert stream.position(stream.steps(2))['epoch'] == 2
+  if kind != 'rankings' and kind != 'demonstrations' and kind != 'mixed':
+    assert where['of'] == SIZES[kind][0]
+  assert ('text' in where) == (kind == 'mixed')
+
+
+def test_mixed_text_has_a_position_of_its_own():
+  stream, text = _mixed(), made.text_stream()
+  for step in (0, 4, 5, 6):
+    where = stream.position(step)['text']
+    assert (where['epoch'], where['taken']) == divmod(2 * step, 10)
+    assert where['of'] == 10 and where['data'] == text.position(0)['data']
+
+
+@EVERY
+def test_the_data_are_known_again_on_any_host(kind):
+  want = STREAMS[kind]().position(7)
+  assert len(want['data']) == 16 and int(want['data'], 16) >= 0
+  rows = SIZES[kind][1]
+  for host in range(3):
+    mask = np.arange(rows) % 3 == host
+    assert STREAMS[kind](local=mask).position(7) == want
+  other = STREAMS[kind](1).position(0)['data']
+  assert other == want['data'], 'the seed is no part of the data'
+
+
+def _changes(kind):
+  """Data that are not those of `kind`, by what is different."""
+  items: Any = _ITEMS[kind]()
+  if kind == 'text':
+    changed = items.copy()
+    changed[130] += 1
+    return {'token': changed, 'removed': items[:-1]}
+  field = {'rankings': 'prompt_ids', 'prompts': 'ids', 'buckets': 'ids'}
+  field = field.get(kind, 'response_ids')
+
+  def replaced(i, **values):
+    return [*items[:i], dataclasses.replace(items[i], **values), *items[i + 1:]]
+
+  ids = getattr(items[3], field)
+  found = {
+      'token': replaced(3, **{field: np.append(ids[:-1], ids[-1] + 1)}),
+      'length': replaced(3, **{field: ids[:-1]}),
+      'removed': items[:-1],
+      'order': [items[1], items[0], *items[2:]],
+  }
+  if kind == 'rankings':
+    found['ranks'] = replaced(3, ranks=items[3].ranks[::-1])
+  return found
+
+
+@EVERY
+def test_changed_data_are_other_data(kind):
+  seen = {STREAMS[kind]().position(0)['data']: 'as they were'}
+  for name, items in _changes(kind).items():
+    data = STREAMS[kind](items=items).position(0)['data']
+    assert data not in seen, (name, seen[data])
+    seen[data] = name
+
+
+@EVERY
+def test_a_store_is_known_as_what_was_written_to_it(kind, tmp_path):
+  items: Any = _ITEMS[kind]()
+  folder = tmp_path / 'a'
+  if kind == 'text':
+    store.write_tokens(folder, [items], lambda: {'kind': 'text'})
+    stored: Any = store.StoredTokens(folder)
+  else:
+    name = {'unpacked': 'demonstrations', 'mixed': 'demonstrations'}
+    name = {'buckets': 'prompts'}.get(kind, name.get(kind, kind))
+    store.write_examples(folder, items, lambda: {'kind': name})
+    stored = store.StoredExamples(folder)
+  want = STREAMS[kind](items=items).position(9)
+  assert STREAMS[kind](items=stored).position(9) == want
+
+
+def test_of_a_long_store_a_thousand_items_are_read():
+  recorder = made.Recorder(made.prompts(5000))
+  before = fingerprint.of_examples(recorder)
+  recorder.read.clear()  # What an index in memory needs.
+  outline = store.index_of(recorder.items)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(store, 'index_of', lambda _: outline)
+    assert fingerprint.of_examples(recorder) == before
+  assert len(recorder.read) == 1000
+  assert {0, 4999} <= recorder.read
+  assert max(np.diff(sorted(recorder.read))) <= 6, 'evenly spaced'
+
+
+def test_of_long_text_a_thousand_pieces_are_read():
+  run = np.zeros(1_000_000, np.int32)
+  want = fingerprint.of_text(run)
+  for at in (0, 255, len(run) - 1):
+    run[at] = 1
+    assert fingerprint.of_text(run) != want
+    run[at] = 0
+  assert fingerprint.of_text(run[:-1]) != want
