@@ -26,12 +26,17 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 def quiet_libraries() -> None:
   """Logs this repository's own information, and only warnings of others'."""
   logging.set_verbosity(logging.INFO)
-  ours = str(REPOSITORY)
-  libraries = '/site-packages/'  # An environment may lie inside the repository.
-  logging.get_absl_handler().addFilter(
-      lambda record: record.levelno >= stdlib_logging.WARNING
-      or (record.pathname.startswith(ours) and libraries not in record.pathname)
-  )
+  logging.get_absl_handler().addFilter(_is_news)
+
+
+def _is_news(record: stdlib_logging.LogRecord) -> bool:
+  # An environment may lie inside the repository.
+  library = '/site-packages/' in record.pathname
+  if record.levelno < stdlib_logging.WARNING:
+    return record.pathname.startswith(str(REPOSITORY)) and not library
+  # What orbax logs of a write that failed, 200 lines of it, it raises too; and
+  # of that a line is told (rlhf/checkpoint).
+  return not (library and '/orbax/' in record.pathname and record.exc_info)
 
 
 def keep_compiled_programs() -> None:
@@ -131,6 +136,9 @@ def _run_one(
   with lock.hold(path):
     if hosts.stopping():
       raise watch.StoppedError(f'told to stop before {config.run}')
+    # Whoever held the directory may have come to the end meanwhile.
+    if hosts.agree(f'has {path} been finished', lambda: finished(path)):
+      return
     (stage or STAGES[config.stage])(config)
     hosts.barrier(f'the end of {path}')
   if seconds is not None:

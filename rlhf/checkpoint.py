@@ -80,7 +80,7 @@ class Checkpoints:
   """The checkpoints of a run.
 
   Kept are the newest `keep` whole ones, those whose step is a multiple of
-  `keep_every`, the best one (see `save`), and the best one before it. Readers
+  `keep_every`, and the best one (see `save`). Readers
   that never save delete nothing.
   """
 
@@ -98,7 +98,6 @@ class Checkpoints:
     """
     self._directory = networks.absolute(directory)
     self._keep, self._keep_every = keep, keep_every
-    self._best: int | None = None
     # Names of damaged steps: a later save replaces them.
     self._damaged: set[str] = set()
     self._cleaned = False
@@ -140,8 +139,6 @@ class Checkpoints:
     document = checkpoint_files.seal(
         {'step': step, 'facts': dict(facts), 'leaves': described}
     )
-    best_ones = {n for n in (best, self._best) if n is not None}
-    self._best = best
     try:
       if hosts.is_first():
         self._make_room(step)
@@ -156,7 +153,7 @@ class Checkpoints:
       raise  # A device's, or the connection's to another host.
     except Exception as error:
       raise self._failed(step, error) from error
-    self._write = self._thread.submit(self._settle, step, document, best_ones)
+    self._write = self._thread.submit(self._settle, step, document, best)
 
   def check(self) -> None:
     """Raises what went wrong in writing, if something has; never waits.
@@ -271,7 +268,7 @@ class Checkpoints:
       self._cleaned = True
     checkpoint_files.move_aside(self._directory / str(step))
 
-  def _settle(self, step: int, document: dict, best: set[int]) -> None:
+  def _settle(self, step: int, document: dict, best: int | None) -> None:
     """In a thread: waits for a write, finds it, and deletes what is old."""
     try:
       self._writer.wait_until_finished()

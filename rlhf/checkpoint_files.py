@@ -110,7 +110,7 @@ def delete_old(
     *,
     keep: int,
     keep_every: int,
-    best: Collection[int],
+    best: int | None,
     damaged: Collection[str],
 ) -> None:
   """Deletes what need not be kept.
@@ -120,7 +120,7 @@ def delete_old(
     settled: the step saved last, which has been found on the disk.
     keep: so many of the newest whole ones, that one among them.
     keep_every: as well as the multiples of this, if it is not 0.
-    best: as well as these, even if they are later than `settled`.
+    best: as well as this one, even if it is later than `settled`.
     damaged: names of directories that don't count.
   """
   kept = 0
@@ -134,7 +134,7 @@ def delete_old(
       kept += 1
       if kept <= keep or (keep_every and step % keep_every == 0):
         continue
-    if step not in best or step == settled:
+    if step != best or step == settled:
       _delete(path)
 
 

@@ -112,13 +112,13 @@ def joined(*flags, **options) -> Iterator[None]:
     HostsError: if the hosts can't be joined.
   """
   if not start(*flags, **options):
-    with signals.caught():
-      try:
+    try:
+      with signals.caught():
         yield
-      except watch.StoppedError as error:
-        line = f'error: {error}; start it again with the same command'
-        print(line, file=sys.stderr)
-        sys.exit(watch.STOPPED)
+    except watch.StoppedError as error:
+      line = f'error: {error}; start it again with the same command'
+      print(line, file=sys.stderr)
+      sys.exit(watch.STOPPED)
     return
   with signals.caught(by_jax=_preemption_service()):
     try:

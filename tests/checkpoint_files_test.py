@@ -26,7 +26,7 @@ def _names(folder):
   return sorted((p.name for p in folder.iterdir()), key=lambda n: (len(n), n))
 
 
-def _delete(folder, settled, keep=2, keep_every=0, best=(), damaged=()):
+def _delete(folder, settled, keep=2, keep_every=0, best=None, damaged=()):
   files.delete_old(
       epath.Path(folder), settled, keep=keep, keep_every=keep_every, best=best,
       damaged=damaged,
@@ -66,7 +66,7 @@ def test_facts_come_back_whole_or_not_at_all(tmp_path):
 
 def test_the_newest_every_so_many_and_the_best_stay(tmp_path):
   _make(tmp_path, *'2 4 6 8 10 12 14'.split())
-  kept = _delete(tmp_path, 14, keep=2, keep_every=4, best=[6])
+  kept = _delete(tmp_path, 14, keep=2, keep_every=4, best=6)
   assert kept == ['4', '6', '8', '12', '14']
 
 
@@ -80,8 +80,10 @@ def test_one_that_is_not_whole_does_not_count(tmp_path):
 
 def test_what_a_run_left_that_went_back_goes(tmp_path):
   _make(tmp_path, *'2 4 6 8 8.replaced 10 12'.split())
-  # 12 is somebody's best; 8 has been saved again.
-  assert _delete(tmp_path, 8, best=[12, 8]) == ['6', '8', '12']
+  # 12 is the best; 8 has been saved again.
+  assert _delete(tmp_path, 8, best=12) == ['6', '8', '12']
+  _make(tmp_path, '8.replaced')
+  assert _delete(tmp_path, 8, best=8) == ['6', '8']
 
 
 def test_a_step_saved_again_waits_beside_the_new_one(tmp_path):
@@ -127,7 +129,7 @@ def test_an_object_store_has_a_file_that_says_it_is_complete(bucket):
   assert not any(files.problem(path, step) for step, path in found)
   files.clean(folder)
   assert sorted(p.name for p in folder.iterdir()) == ['2', '4', '6']
-  files.delete_old(folder, 6, keep=2, keep_every=0, best=[], damaged=[])
+  files.delete_old(folder, 6, keep=2, keep_every=0, best=None, damaged=[])
   assert [step for step, _ in files.steps(folder)] == [6, 4]
   files.move_aside(folder / '4')
   assert [path.name for _, path in files.steps(folder)] == ['6', '4.replaced']

@@ -102,9 +102,9 @@ def test_what_is_kept_beside_the_newest(tmp_path):
   for step, best in ((2, 2), (3, 2), (4, 2), (5, 5), (6, 5), (7, 5)):
     writer.save(step, {'x': jnp.zeros(2)}, {}, best=best)
     if step == 5:
-      # The best before stays until the one after has followed.
+      # Once the new best is on the disk, the old one goes.
       writer.restore({'x': jnp.zeros(2)})
-      assert _steps(tmp_path) == [2, 4, 5]
+      assert _steps(tmp_path) == [4, 5]
   writer.close()
   assert _steps(tmp_path) == [4, 5, 7]
 

@@ -12,6 +12,7 @@ as a process of its own would: with its exit handlers, or killed.
   python tests/forks.py --once JOB       # one job, in this process
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -192,6 +193,7 @@ def _serve(modules: Sequence[str]) -> dict | None:
       if not pid:
         os.close(say)
         os.setsid()
+        _die_with_parent()
         return job
       children.add(pid)
       os.write(say, json.dumps({'pid': pid}).encode() + b'\n')
@@ -204,6 +206,12 @@ def _serve(modules: Sequence[str]) -> dict | None:
   for pid in children:
     os.killpg(pid, signal.SIGKILL)
   return None
+
+
+def _die_with_parent() -> None:
+  """Has the kernel kill this process when the server is killed (Linux)."""
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG.
 
 
 def _look_sound() -> None:
