@@ -33,9 +33,10 @@ import jax
 from rich.console import Console
 
 from launch import pipeline
-from rlhf import loop, model, networks, workdir
-from rlhf.display import Display
+from rlhf import loop, model, networks
 from rlhf.stages import STAGES
+from rlhf.watching import workdir
+from rlhf.watching.display import Display
 
 _ITERATIONS = 30  # Of PPO; SFT takes two epochs, 220 steps.
 # The first ones are not like the others: for two or three seconds of a process

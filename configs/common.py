@@ -240,7 +240,7 @@ def ppo(**changes) -> Any:
       ptx_ratio=8,  # Paper, C.4: pretraining examples an episode.
       value_warmup_iterations=0,  # Ours, off.
       ema_decay=0.992,  # Paper, C.4.
-      # Ours; when to warn, 0: never. Units: rlhf/alarms.py.
+      # Ours; when to warn, 0: never. Units: rlhf/watching/alarms.py.
       alarms=dict(
           kl=100.0,
           kl_per_token=2.0,

@@ -44,8 +44,8 @@ def main(argv):
 
 def write(root: pathlib.Path, results: dict) -> None:
   """Writes report.md and report.png, and prints the table."""
-  from rlhf.display import say
   from rlhf.evaluation import figures, report
+  from rlhf.watching.display import say
 
   curves = {
       name: [figures.read_curves(root / name)] for name in ('ppo', 'ppo_ptx')

@@ -12,7 +12,7 @@ from absl import logging
 
 from configs import common
 from launch import pipeline
-from rlhf.workdir import Workdir
+from rlhf.watching.workdir import Workdir
 
 STAGES = ('sft', 'comparisons', 'rm', 'ppo', 'ppo_ptx')
 

@@ -61,9 +61,9 @@ def write(
     remark: str = '',
 ) -> None:
   """Examines the stages below `root` and writes the page, figure, numbers."""
-  from rlhf.display import say
   from rlhf.evaluation import figures, real, real_inputs, real_report
-  from rlhf.workdir import Workdir
+  from rlhf.watching.display import say
+  from rlhf.watching.workdir import Workdir
 
   results = real.examine(root, quotable)
   stages = list(results['finished'])

@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from absl import app, flags
 
 from launch import experiment, pipeline
-from rlhf.display import say
+from rlhf.watching.display import say
 
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Training seeds.')
 _ROOT = flags.DEFINE_string('root', 'runs/study', 'Where everything goes.')
@@ -109,7 +109,7 @@ def weak_reward_model(root: pathlib.Path, seed: int, smoke: bool) -> dict:
   """
   from rlhf.evaluation import measurements
   from rlhf.stages import ppo
-  from rlhf.workdir import Workdir
+  from rlhf.watching.workdir import Workdir
 
   collected = json.loads((root / 'comparisons/results.json').read_text())
   rankings = round(_WEAK_SHARE * collected['train']['prompts'])
@@ -194,7 +194,7 @@ def write(
 ) -> None:
   """Writes the document, its two figures, and the numbers behind it."""
   from rlhf.evaluation import figures, study_report
-  from rlhf.workdir import Workdir
+  from rlhf.watching.workdir import Workdir
 
   roots = [seed_root(root, seed) for seed in seeds]
   curves = {

@@ -67,12 +67,12 @@ def _run():
   """Runs the stage; an error that explains itself goes without its trace."""
   from rlhf.checkpoint import CheckpointError
   from rlhf.data.rows import DataError, RowError
-  from rlhf.lines import WriteError
   from rlhf.lock import HeldError
   from rlhf.loop import NonFiniteError
   from rlhf.problems import ConfigError
   from rlhf.resume import ResumeError
-  from rlhf.tracking import TrackingError
+  from rlhf.watching.lines import WriteError
+  from rlhf.watching.tracking import TrackingError
 
   try:
     pipeline.run(_CONFIG.value)

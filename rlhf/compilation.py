@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from rlhf import hosts
-from rlhf.display import say
+from rlhf.watching.display import say
 
 # Seconds that other hosts may take longer to compile a program.
 _PATIENCE = 1800.0

@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from rlhf import diagnosis, hosts, resume, sharding, watch
-from rlhf.alarms import Alarms
+from rlhf import hosts, resume, sharding, watch
 from rlhf.checkpoint import Checkpoints
-from rlhf.display import Display, say
 from rlhf.progress import Clock, Progress
 from rlhf.resume import NOBODY, Identity
-from rlhf.workdir import Workdir
+from rlhf.watching import diagnosis
+from rlhf.watching.alarms import Alarms
+from rlhf.watching.display import Display, say
+from rlhf.watching.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)

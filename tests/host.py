@@ -18,8 +18,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf import hosts, lock, loop, networks, sharding, watch
-from rlhf.display import say
-from rlhf.workdir import Workdir
+from rlhf.watching.display import say
+from rlhf.watching.workdir import Workdir
 
 
 def train(folder: str, *, step_timeout: float = 60.0, steps: int = 10**6):

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf import diagnosis, hosts, loop, resume, watch
+from rlhf import hosts, loop, resume, watch
 from rlhf.checkpoint import Checkpoints
 from rlhf.loop import Evaluation, LoopConfig, Stage
-from rlhf.workdir import Workdir
+from rlhf.watching import diagnosis
+from rlhf.watching.workdir import Workdir
 
 
 def _count(state, index):

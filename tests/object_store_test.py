@@ -12,9 +12,10 @@ from etils.epath import backend, gpath
 from fsspec.implementations import memory
 
 from launch import pipeline
-from rlhf import lines, networks, stages
+from rlhf import networks, stages
 from rlhf.data import store
-from rlhf.workdir import Workdir
+from rlhf.watching import lines
+from rlhf.watching.workdir import Workdir
 from tests import tiny
 from tests.data import made
 

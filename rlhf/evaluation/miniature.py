@@ -13,13 +13,13 @@ import numpy as np
 from rlhf import inference
 from rlhf.data import packing
 from rlhf.dims import Params
-from rlhf.display import say
 from rlhf.evaluation import judging
 from rlhf.evaluation.measurements import MODELS, Measurements
 from rlhf.inference import Completion
 from rlhf.model import ModelConfig
 from rlhf.sampling import SamplingConfig
 from rlhf.stages import setup as setup_lib
+from rlhf.watching.display import say
 from rlhf.world import BASE_CHECKPOINT, labelers, lexicon, probes, writer
 from rlhf.world.instructions import CLOSED_DOMAIN
 from rlhf.world.prompts import Prompt, prompts

@@ -15,14 +15,14 @@ import numpy as np
 from rlhf import inference
 from rlhf.data import packing
 from rlhf.dims import Params
-from rlhf.display import say
 from rlhf.evaluation import measurements, real_inputs, real_rankings
 from rlhf.evaluation.measurements import Measurements
 from rlhf.evaluation.miniature import text_loss
 from rlhf.evaluation.real_inputs import File, held_out
 from rlhf.model import ModelConfig
 from rlhf.stages import setup as setup_lib
-from rlhf.workdir import Workdir
+from rlhf.watching.display import say
+from rlhf.watching.workdir import Workdir
 
 # The stage that makes each model that speaks.
 MODELS = {'base': 'pretrain', 'sft': 'sft', 'ppo': 'ppo', 'ppo_ptx': 'ppo_ptx'}

@@ -4,10 +4,10 @@
 from collections.abc import Iterator
 
 from rlhf import sharding
-from rlhf.alarms import AlarmConfig
 from rlhf.model import SIZES, ModelConfig
 from rlhf.problems import rules
 from rlhf.problems.rules import Config, Problem, Rule
+from rlhf.watching.alarms import AlarmConfig
 
 # rlhf.stages.STAGES has the same names; tests/problems_test.py compares.
 STAGES = ('pretrain', 'sft', 'comparisons', 'reward', 'ppo')

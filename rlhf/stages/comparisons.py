@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 
 from rlhf import hosts, inference
-from rlhf.display import say
 from rlhf.stages import setup as setup_lib
+from rlhf.watching.display import say
 from rlhf.world import comparisons, labelers, rubric
 from rlhf.world.prompts import Prompt, prompts
 

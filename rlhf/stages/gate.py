@@ -5,8 +5,8 @@ import json
 
 from etils import epath
 
-from rlhf.display import say
 from rlhf.stages import setup as setup_lib
+from rlhf.watching.display import say
 
 # In the miniature an RM below this is hacked down to empty answers at the
 # paper's beta, while its reward rises; see docs/results/miniature.md. Ours.

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from rlhf import loop
-from rlhf.alarms import AlarmConfig, Alarms
 from rlhf.stages import gate
 from rlhf.stages import setup as setup_lib
 from rlhf.stages.ppo_trainer import PPOState, Trainer
+from rlhf.watching.alarms import AlarmConfig, Alarms
 
 __all__ = ['HEADLINE', 'Grade', 'PPOState', 'Trainer', 'run']
 

@@ -26,10 +26,10 @@ from rlhf.data.ahead import Ahead
 from rlhf.data.batches import RankingBatch
 from rlhf.data.examples import Demonstration
 from rlhf.dims import Params
-from rlhf.display import say
 from rlhf.losses import pairwise_ranking_loss
 from rlhf.stages import setup as setup_lib
 from rlhf.statistics import interval
+from rlhf.watching.display import say
 
 
 def ranked_rewards(

@@ -12,26 +12,25 @@ import numpy as np
 from etils import epath
 
 from rlhf import (
-    fingerprints,
-    hosts,
-    leaves,
-    loop,
-    model,
-    networks,
-    optim,
-    resume,
-    sharding,
-    update,
+  hosts,
+  loop,
+  model,
+  networks,
+  optim,
+  resume,
+  sharding,
+  update,
 )
+from rlhf.checkpoint import fingerprints, leaves
 from rlhf.data import cleaning, loading, streams
 from rlhf.data.prompting import PromptFormat
 from rlhf.data.rows import DataError
 from rlhf.dims import Batch, Params
-from rlhf.display import say
 from rlhf.inference import Codec, lay_out
 from rlhf.model import ModelConfig, choose_kernel
 from rlhf.sampling import SamplingConfig
-from rlhf.workdir import Workdir
+from rlhf.watching.display import say
+from rlhf.watching.workdir import Workdir
 
 # An ml_collections.ConfigDict, whose fields no type checker can know.
 Config = Any

@@ -13,7 +13,7 @@ import pytest
 from launch import real_small
 from rlhf import networks
 from rlhf.evaluation import figures, real, real_inputs
-from rlhf.workdir import Workdir
+from rlhf.watching.workdir import Workdir
 from tests import tiny
 
 _NETWORKS = {'pretrain': 0, 'sft': 1, 'rm': 2, 'ppo': 3, 'ppo_ptx': 1}

@@ -9,7 +9,8 @@ learnt agrees to `TOLERANCE`.
 import numpy as np
 import pytest
 
-from rlhf import leaves, networks
+from rlhf import networks
+from rlhf.checkpoint import leaves
 from tests import tiny
 
 # Of the parameters handed on: the L2 norm of the difference over that of what

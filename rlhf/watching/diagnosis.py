@@ -330,7 +330,7 @@ def _advice(saved_in: str | os.PathLike, policy: str) -> list[str]:
   lines = ['what to do:']
   if os.fspath(saved_in):
     where = os.fspath(saved_in)
-    lines.append(f'  look at it: rlhf.diagnosis.load_batch({where!r})')
+    lines.append(f'  look at it: rlhf.watching.diagnosis.load_batch({where!r})')
   lines.append(
       '  lower optimizer.learning_rate or clip_norm, or take more warmup_steps'
   )

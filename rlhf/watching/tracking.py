@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where numbers can be looked at while they come: TensorBoard, and W&B.
 
-Both have the same methods, which `rlhf/workdir.py` calls in its thread. What
-they raise ends neither the run nor the files: it is said once, and the run goes
-on without them.
+Both have the same methods, which workdir.py calls in its thread. What they
+raise ends neither the run nor the files: it is said once, and the run goes on
+without them.
 """
 
 import hashlib

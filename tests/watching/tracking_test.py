@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing import (
 )
 from tensorboard.util import tensor_util
 
-from rlhf import tracking
-from rlhf.workdir import Workdir
+from rlhf.watching import tracking
+from rlhf.watching.workdir import Workdir
 
 ROW = {'prompt': 'say cät', 'response': 'cat [b]', 'score': 0.5}
 

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from rlhf import alarms
+from rlhf.watching import alarms
 
 TURN = 60
 

@@ -6,7 +6,7 @@ import collections
 import jax
 import jax.numpy as jnp
 
-from rlhf import leaves
+from rlhf.checkpoint import leaves
 
 Pair = collections.namedtuple('Pair', 'first second')
 SAVED = {'a/b/c': [[2], 'float32'], 'a/b/d': [[], 'int32'], 'e': [[3], 'bool']}

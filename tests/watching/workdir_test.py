@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf import hosts, lines, tracking
-from rlhf import workdir as workdir_lib
-from rlhf.workdir import Workdir
+from rlhf import hosts
+from rlhf.watching import lines, tracking
+from rlhf.watching import workdir as workdir_lib
+from rlhf.watching.workdir import Workdir
 
 ROW = {'prompt': 'say cät', 'response': 'cat [b]', 'score': 0.5}
 

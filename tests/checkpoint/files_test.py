@@ -6,7 +6,7 @@ import json
 import pytest
 from etils import epath
 
-from rlhf import checkpoint_files as files
+from rlhf.checkpoint import files as files
 from tests import object_store_test
 
 bucket = object_store_test.bucket

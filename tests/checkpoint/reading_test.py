@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from rlhf import checkpoint_arrays
-from rlhf.checkpoint_arrays import reason
+from rlhf.checkpoint import reading
+from rlhf.checkpoint.reading import reason
 
 ARRAYS = {'a/b': jnp.arange(6.0).reshape(2, 3), 'c': jnp.int32(7)}
 
@@ -26,10 +26,10 @@ def path(tmp_path):
 
 
 def test_some_of_the_arrays_are_read(path):
-  got, why = checkpoint_arrays.read(path, {'a/b': jnp.ones((2, 3))})
+  got, why = reading.read(path, {'a/b': jnp.ones((2, 3))})
   assert not why and list(got) == ['a/b']
   np.testing.assert_array_equal(got['a/b'], ARRAYS['a/b'])
-  assert checkpoint_arrays.read(path, {}) == ({}, '')
+  assert reading.read(path, {}) == ({}, '')
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_some_of_the_arrays_are_read(path):
 )
 def test_other_arrays_are_no_arrays(path, name, shape):
   wanted = {'a/b': ARRAYS['a/b'], name: jax.ShapeDtypeStruct(shape, 'int32')}
-  got, why = checkpoint_arrays.read(path, wanted)
+  got, why = reading.read(path, wanted)
   assert got == {} and why and '\n' not in why
 
 
@@ -46,7 +46,7 @@ def test_an_array_that_fails_leaves_nothing_behind(path, caplog):
   shutil.rmtree(path / 'd')
   for folder in path.glob('ocdbt.process_*'):
     shutil.rmtree(folder)
-  got, why = checkpoint_arrays.read(path, ARRAYS)
+  got, why = reading.read(path, ARRAYS)
   assert got == {} and why
   assert not [r for r in caplog.records if r.name == 'asyncio']
 

@@ -6,7 +6,7 @@
   samples.jsonl   prompts and completions with their rewards, at intervals
   warnings.jsonl  what the run found alarming, and samples that show it
   results.json    what the stage found out, once, at its end
-  checkpoints/    see rlhf/checkpoint.py
+  checkpoints/    see rlhf/checkpoint/checkpoints.py
   model/          the network it hands on
 
 The directory may be one of an object store (gs://). Of several hosts the first
@@ -27,7 +27,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rlhf import hosts, lines, tracking
+from rlhf import hosts
+from rlhf.watching import lines, tracking
 
 METRICS, SAMPLES = 'metrics.jsonl', 'samples.jsonl'
 WARNINGS = 'warnings.jsonl'

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf.fingerprints import combined, fingerprints
+from rlhf.checkpoint.fingerprints import combined, fingerprints
 
 _MASK = 2**32 - 1
 
@@ -98,7 +98,8 @@ def test_a_dtype_without_words_is_named():
 _SPLIT = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from rlhf import fingerprints, sharding
+from rlhf import sharding
+from rlhf.checkpoint import fingerprints
 
 x = np.random.default_rng(0).normal(size=(8, 4, 16)).astype(np.float32)
 y = x.astype('bfloat16')

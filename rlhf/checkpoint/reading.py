@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rlhf import leaves
+from rlhf.checkpoint import leaves
 
 # Of a reason; characters.
 _LENGTH = 240

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlhf import display as display_lib
-from rlhf.display import Display
+from rlhf.watching import display as display_lib
+from rlhf.watching.display import Display
 
 ROWS = [
     {'prompt': 'list [b]two[/b] pets', 'response': '[red] fox', 'score': 1.25},

@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf import checkpoint_arrays, hosts, sharding
-from rlhf.checkpoint import CheckpointError, Checkpoints
+from rlhf import hosts, sharding
+from rlhf.checkpoint import CheckpointError, Checkpoints, reading
 from tests import pair as pairs
 from tests import tiny
 
@@ -212,12 +212,12 @@ def two_hosts(directory: str, port: str, index: str) -> None:
     checkpoints.close()
     if int(index) == 1:
       # As if this host's disk had lost its part: nobody else's read fails.
-      read = checkpoint_arrays.read
+      read = reading.read
 
       def fails(path, wanted):
         return ({}, 'lost') if '20' in path.parts else read(path, wanted)
 
-      checkpoint_arrays.read = fails
+      reading.read = fails
     restored = Checkpoints(directory).restore(make(jnp.int32(0)))
     assert restored is not None
     assert restored.damaged == ['step 20: its arrays can not be read (lost)']

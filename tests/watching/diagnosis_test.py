@@ -12,8 +12,9 @@ import optax
 import pytest
 from etils import epath
 
-from rlhf import diagnosis, update
+from rlhf import update
 from rlhf.data.batches import TextBatch
+from rlhf.watching import diagnosis
 
 
 def _state():

@@ -33,10 +33,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from rlhf import checkpoint_arrays, checkpoint_files, hosts, leaves, networks
-from rlhf.checkpoint_arrays import reason
-from rlhf.checkpoint_files import DamagedError
-from rlhf.fingerprints import fingerprints
+from rlhf import hosts, networks
+from rlhf.checkpoint import files, leaves, reading
+from rlhf.checkpoint.files import DamagedError
+from rlhf.checkpoint.fingerprints import fingerprints
+from rlhf.checkpoint.reading import reason
 
 
 class CheckpointError(Exception):
@@ -136,7 +137,7 @@ class Checkpoints:
         name: [*leaves.kind(arrays[name]), fingerprint]
         for name, fingerprint in fingerprints(arrays).items()
     }
-    document = checkpoint_files.seal(
+    document = files.seal(
         {'step': step, 'facts': dict(facts), 'leaves': described}
     )
     try:
@@ -247,7 +248,7 @@ class Checkpoints:
   def _list(self) -> list:
     """`[step, name]` of each checkpoint, newest first."""
     try:
-      found = checkpoint_files.steps(self._directory)
+      found = files.steps(self._directory)
     except OSError as error:
       raise CheckpointError(
           f'{self._directory} can not be read: {reason(error)}'
@@ -264,9 +265,9 @@ class Checkpoints:
     """On the first host: for a step that is to be written."""
     self._directory.mkdir(parents=True, exist_ok=True)
     if not self._cleaned:
-      checkpoint_files.clean(self._directory)
+      files.clean(self._directory)
       self._cleaned = True
-    checkpoint_files.move_aside(self._directory / str(step))
+    files.move_aside(self._directory / str(step))
 
   def _settle(self, step: int, document: dict, best: int | None) -> None:
     """In a thread: waits for a write, finds it, and deletes what is old."""
@@ -276,7 +277,7 @@ class Checkpoints:
         return
       path = self._directory / str(step)
       try:
-        there = checkpoint_files.read(path, step)
+        there = files.read(path, step)
         if there['sha256'] != document['sha256']:
           raise DamagedError('its facts are those of another checkpoint')
       except DamagedError as error:
@@ -287,7 +288,7 @@ class Checkpoints:
       raise
     except Exception as error:
       raise self._failed(step, error) from error
-    checkpoint_files.delete_old(
+    files.delete_old(
         self._directory,
         step,
         keep=self._keep,
@@ -302,8 +303,8 @@ class Checkpoints:
     try:
       whole = [
           f'step {n}'
-          for n, path in checkpoint_files.steps(self._directory)
-          if not checkpoint_files.problem(path, n)
+          for n, path in files.steps(self._directory)
+          if not files.problem(path, n)
       ]
       newest = whole[0] if whole else 'none'
     except OSError:
@@ -318,7 +319,7 @@ class Checkpoints:
   def _read(self, step, path, template, check, missing, left_over):
     """`(state, document, (missing, left over))`; raises DamagedError."""
     document, why = hosts.told(
-        f'the facts of {path}', lambda: checkpoint_files.look(path, step)
+        f'the facts of {path}', lambda: files.look(path, step)
     )
     if document is None:
       raise DamagedError(why)
@@ -329,7 +330,7 @@ class Checkpoints:
     if lines:
       text = f'the checkpoint {path} is not of this run as it is configured:'
       raise CheckpointError('\n'.join([text, *lines]))
-    arrays, why = checkpoint_arrays.read(
+    arrays, why = reading.read(
         path / 'state',
         {name: leaf for name, leaf in wanted.items() if name in saved},
     )
