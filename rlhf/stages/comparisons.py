@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from rlhf import hosts, inference
+from rlhf import hosts, inference, watch
 from rlhf.stages import setup as setup_lib
 from rlhf.watching.display import say
 from rlhf.world import comparisons, labelers, rubric
@@ -34,6 +34,8 @@ def run(config: setup_lib.Config) -> None:
   rng = np.random.default_rng((config.seed, 1))
   results: dict = {}
   for number, split in enumerate(('train', 'validation')):
+    if hosts.stopping():
+      raise watch.StoppedError('told to stop: comparisons begin again')
     asked = prompts(split, config.prompts[split], 1000 + config.seed)
     counts = rng.integers(config.k_min, config.k_max + 1, len(asked))
     responses, features = sample_responses(

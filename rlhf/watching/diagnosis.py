@@ -71,10 +71,18 @@ def report(
   Returns:
     Lines of at most 80 columns, but for paths.
   """
-  found = sorted(k for k, v in numbers.items() if not math.isfinite(v))
-  bad = [f'{name} = {numbers[name]}' for name in found]
+  found = sorted(
+      (k for k, v in numbers.items() if not math.isfinite(v)), key=_cause
+  )
+  bad = ', '.join(f'{name} = {numbers[name]}' for name in found)
   lines = [f'{title}: step {step} is not finite']
-  lines.append(_clip(f'not finite: {_listed(bad)}'))
+  lines += textwrap.wrap(
+      f'not finite: {bad}',
+      80,
+      subsequent_indent='  ',
+      max_lines=3,
+      placeholder=' ...',
+  )
   rates = [
       f'{name} = {value:.4g}'
       for name, value in sorted(numbers.items())
@@ -211,6 +219,13 @@ def _measure(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   # In f32, because int32 would overflow on large stacked weights.
   bad = jnp.sum(~finite, dtype=jnp.float32)
   return bad, jnp.max(jnp.where(finite, jnp.abs(x), 0).astype(jnp.float32))
+
+
+def _cause(name: str) -> tuple[int, str]:
+  """Sorts causes before effects: what was drawn, losses, gradients, updates."""
+  if name.startswith('rollout/'):
+    return 0, name
+  return 1 if name.endswith('loss') else 2, name
 
 
 def _history(step, numbers, history, wanted) -> list[str]:

@@ -67,7 +67,7 @@ def test_it_says_what_where_and_what_to_do():
   text = _report()
   lines = text.splitlines()
   assert lines[0] == 'sft: step 41 is not finite'
-  assert lines[1] == 'not finite: opt/grad_norm = nan, sft/loss = inf'
+  assert lines[1] == 'not finite: sft/loss = inf, opt/grad_norm = nan'
   assert lines[2] == 'opt/learning_rate = 0.0003'
   assert 'the state: 1 of 2 leaves are not finite' in lines
   assert '  embed/table  4 of 24 are not finite' in lines
@@ -87,10 +87,10 @@ def test_the_table_is_the_last_steps_and_this_one():
   lines = _report(headline=['sft/accuracy']).splitlines()
   start = lines.index('the last logged steps, and this one:') + 1
   names = lines[start].split()
-  assert names[:4] == ['step', 'opt/grad_norm', 'sft/loss', 'sft/accuracy']
+  assert names[:4] == ['step', 'sft/loss', 'opt/grad_norm', 'sft/accuracy']
   table = [line.split() for line in lines[start + 1 : start + 9]]
   assert [int(row[0]) for row in table] == list(range(34, 42))
-  assert table[-1][1:] == ['nan', 'inf', '0.25']
+  assert table[-1][1:] == ['inf', 'nan', '0.25']
   assert float(table[0][1]) == pytest.approx(1.5**34, rel=1e-3)
   # 1.5 ** (40 - 34).
   assert lines[start + 9] == '  grown: opt/grad_norm, 11 times'
