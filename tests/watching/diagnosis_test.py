@@ -91,7 +91,7 @@ def test_the_table_is_the_last_steps_and_this_one():
   table = [line.split() for line in lines[start + 1 : start + 9]]
   assert [int(row[0]) for row in table] == list(range(34, 42))
   assert table[-1][1:] == ['inf', 'nan', '0.25']
-  assert float(table[0][1]) == pytest.approx(1.5**34, rel=1e-3)
+  assert float(table[0][2]) == pytest.approx(1.5**34, rel=1e-3)
   # 1.5 ** (40 - 34).
   assert lines[start + 9] == '  grown: opt/grad_norm, 11 times'
   calm = [{'step': s, 'opt/grad_norm': 1.0} for s in range(1, 41)]
@@ -99,7 +99,7 @@ def test_the_table_is_the_last_steps_and_this_one():
   # A step that was logged already comes once.
   twice = _report(history=[*calm, {'step': 41, 'opt/grad_norm': math.nan}])
   assert [line for line in twice.splitlines() if line.startswith('      41')
-          ] == ['      41            nan        inf']  # fmt: skip
+          ] == ['      41        inf            nan']  # fmt: skip
 
 
 def test_what_grew_in_the_state_is_told():
