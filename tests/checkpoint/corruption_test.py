@@ -234,7 +234,7 @@ def test_two_hosts_take_the_same_step(tmp_path):
 
   def arguments(port, index):
     call = f'two_hosts({str(directory)!r}, {str(port)!r}, {str(index)!r})'
-    return ['-c', f'from tests import corruption_test; corruption_test.{call}']
+    return ['-c', f'from tests.checkpoint.corruption_test import *; {call}']
 
   with pairs.pair(arguments, tmp_path) as pair:
     for index in range(2):

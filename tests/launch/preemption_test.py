@@ -97,7 +97,7 @@ def test_a_run_that_is_told_to_stop_loses_nothing(
     'number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_the_second_signal_ends_it_at_once(
-    root, start, unbroken, number, code
+    root, start, number, code
 ):
   folder = root / f'twice-{number.name}'
   # It would stay for ever.
@@ -111,6 +111,3 @@ def test_the_second_signal_ends_it_at_once(
   assert last.startswith('error: ended at once by a second ')
   assert ' at step 2; no checkpoint is in ' in last
   assert 'Traceback' not in attempt.text()
-  if number == signal.SIGINT:
-    # What was not saved is done again.
-    _goes_on(start, unbroken, folder)
