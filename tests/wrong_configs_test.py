@@ -95,8 +95,6 @@ _WRONG = [
      'loop.best', 'rollout/score', 'leave it empty'),
     ('sft.py', '--config.loop.best=validation/rm_score',
      'loop.best', 'validation/rm_score', '--config.reward_model='),
-    ('sft.py', '--config.loop.evaluate_every=0',
-     'loop.best', '-validation/loss', 'set loop.evaluate_every'),
     ('sft.py', '--config.resume.changed=optimiser.b1',
      'resume.changed', "('optimiser.b1',)", "mean 'optimizer.b1'"),
     # -- What has to divide, and how many there are.

@@ -263,9 +263,6 @@ def _best(config: Config) -> Iterator[Problem]:
     better = 'less' if metric in LOWER else 'more'
     message = f'of {metric} {better} is better: give {wanted}'
     yield Problem(key, best, message)
-  if rules.get(config, 'loop.evaluate_every') == 0:
-    message = 'needs evaluations: set loop.evaluate_every, or leave it empty'
-    yield Problem(key, best, message)
   if metric == 'validation/rm_score' and not rules.get(config, 'reward_model'):
     yield Problem(
         key,
