@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rlhf import hosts, resume, sharding, watch
-from rlhf.checkpoint import Checkpoints
+from rlhf.checkpoint import Checkpoints, leaves
 from rlhf.progress import Clock, Progress
 from rlhf.resume import NOBODY, Identity
 from rlhf.watching import diagnosis
@@ -185,13 +185,17 @@ class _Run:
     """The newest checkpoint's state, or `state` if there is none."""
     title, identity = self.stage.title, self.identity
     notes: list[str] = []
+    # Leaves that a checkpoint may lack are the state's own.
+    template = state if identity.missing else leaves.shapes(state)
 
     def check(step, facts, path):
       data = self.stage.position(step)
       notes.extend(resume.compare(facts, identity, data, path))
+      if not identity.missing:
+        leaves.free(state)
 
     restored = self.checkpoints.restore(
-        state,
+        template,
         check=check,
         missing=identity.missing,
         left_over=identity.left_over,
@@ -229,8 +233,10 @@ class _Run:
       self.done += 1
       if trouble is None:
         self.unread.append((self.done, metrics))
-        evaluating = stage.evaluate and self._due(config.evaluate_every)
-        saving = self._due(config.save_every)
+        evaluating = stage.evaluate and self._due(
+            self.done, config.evaluate_every
+        )
+        saving = self._due(self.done, config.save_every)
         if stage.waits or evaluating or saving:
           # Only a state whose own metrics are finite is worth going on from.
           trouble = self._read()
@@ -244,8 +250,8 @@ class _Run:
       self.checkpoints.check()
     return self._best(state)
 
-  def _due(self, every: int) -> bool:
-    return _due(self.done, every, self.stage.steps)
+  def _due(self, done: int, every: int) -> bool:
+    return done == self.stage.steps or (every > 0 and done % every == 0)
 
   def _read(self) -> tuple[int, dict[str, float]] | None:
     """Metrics that were not read yet; what is wrong with them, or None."""
@@ -257,7 +263,7 @@ class _Run:
       finite = all(map(math.isfinite, numbers.values()))
       if not finite and not self._skips(step):
         return step, numbers
-      if _due(step, self.config.log_every, self.stage.steps) or not finite:
+      if self._due(step, self.config.log_every) or not finite:
         numbers |= self.clock.numbers(self.stage.tokens)
         self.workdir.scalars(step, numbers)
         self.recent = [*self.recent[-7:], {'step': step, **numbers}]
@@ -295,7 +301,9 @@ class _Run:
     """The state to go on from after numbers that are not finite."""
     if self.config.nonfinite != 'rollback' or not self._bear(step):
       self._give_up(state, step, numbers)
-    restored = self.checkpoints.restore(state)
+    template = leaves.shapes(state)
+    leaves.free(state)
+    restored = self.checkpoints.restore(template)
     assert restored is not None, 'one was saved before the first step'
     self.display.note(
         f'warning: step {step} was not finite: back to the state of step'
@@ -383,11 +391,9 @@ class _Run:
     if best is None:
       return state, {'step': self.done}
     if best['step'] != self.done:
-      restored = self.checkpoints.restore(state, step=best['step'])
+      template = leaves.shapes(state)
+      leaves.free(state)
+      restored = self.checkpoints.restore(template, step=best['step'])
       assert restored is not None
       state = restored.state
     return state, {'step': best['step'], **best['metrics']}
-
-
-def _due(done: int, every: int, steps: int) -> bool:
-  return done == steps or (every > 0 and done % every == 0)

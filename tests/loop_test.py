@@ -362,6 +362,20 @@ def test_lines_after_the_checkpoint_are_written_anew(tmp_path):
   assert seconds == sorted(seconds)
 
 
+def test_only_one_state_is_in_memory(tmp_path):
+  """What the checkpoint replaces is given back before it is read."""
+  _run(tmp_path, steps=3)
+  first = {'n': jnp.zeros((), jnp.int32)}
+  stage = Stage('counting', _count, steps=7)
+  state, _ = loop.run(
+      stage,
+      first,
+      config=LoopConfig(tensorboard=False),
+      workdir=Workdir(tmp_path, tensorboard=False),
+  )
+  assert state['n'] == 7 and first['n'].is_deleted()
+
+
 def test_what_goes_on_is_told_in_a_line(tmp_path, capsys):
   _run(tmp_path, steps=3)
   capsys.readouterr()

@@ -39,6 +39,17 @@ def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
+def shapes(tree: Any) -> Any:
+  """The tree of its leaves' shapes, dtypes and shardings."""
+  return jax.tree.map(abstract, tree)
+
+
+def free(tree: Any) -> None:
+  """Gives back the memory of arrays, for others that are read in their place."""
+  for leaf in jax.tree.leaves(tree):
+    leaf.delete()
+
+
 def compare(
     saved: Mapping[str, Sequence[Any]],
     wanted: Mapping[str, Any],
