@@ -45,7 +45,7 @@ def shapes(tree: Any) -> Any:
 
 
 def free(tree: Any) -> None:
-  """Gives back the memory of arrays, for others that are read in their place."""
+  """Gives back the memory of arrays, for others to be read in their place."""
   for leaf in jax.tree.leaves(tree):
     leaf.delete()
 
