@@ -24,10 +24,13 @@ _STAGES = ('pretrain', 'sft', 'rm', 'ppo_ptx')
 # Runs each stage, told to stop after so many steps more, if any.
 _CODE = """
 import pathlib
+import jax
 from rlhf import hosts, watch
 from rlhf.stages import STAGES
 from tests import tiny
 
+# What is compiled here runs for milliseconds.
+jax.config.update('jax_disable_most_optimizations', True)
 root, steps = pathlib.Path({root!r}), {steps}
 if {make}:
   tiny.make_root(root)
