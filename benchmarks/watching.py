@@ -3,9 +3,10 @@
 
   python benchmarks/watching.py        # one JSON line; three minutes
 
-The miniature's SFT and PPO, with a line each step, TensorBoard and a terminal
-that is redrawn, against nothing of it. Runs with and without take turns; the
-step times are medians. Two answers each:
+The miniature's SFT and PPO as they are shipped (a line every 10 steps; each
+iteration), and SFT with a line each step, with TensorBoard and a terminal that
+is redrawn, against nothing of it. Runs with and without take turns; the step
+times are medians. Two answers each:
 
   main_thread_share   time that a step spends in calls of the work directory
                       and of the display, over the step's time
@@ -42,6 +43,10 @@ _ITERATIONS = 30  # Of PPO; SFT takes two epochs, 220 steps.
 # The first ones are not like the others: for two or three seconds of a process
 # TensorBoard's modules are imported, once.
 _WARM_UP = {'sft': 100, 'ppo': 5}
+
+
+# Name, stage, and lines of metrics every so many steps; 0: as it is shipped.
+_CASES = (('sft', 'sft', 0), ('sft_each_step', 'sft', 1), ('ppo', 'ppo', 0))
 
 
 class _Timed(Display):
@@ -130,11 +135,11 @@ def measure(config, *, watched: bool) -> tuple[list[float], list[float]]:
   return [end - begin for begin, end in spans], calls
 
 
-def _config(stage: str, root: str, run: str, watched: bool):
+def _config(stage: str, root: str, run: str, watched: bool, log_every: int):
   c = pipeline.load_config(f'configs/{stage}.py').unlock()
   c.root, c.run = root, run
   c.loop.update(
-      log_every=1 if watched else 0,
+      log_every=(log_every or c.loop.log_every) if watched else 0,
       save_every=0,
       evaluate_every=0,
       tensorboard=watched,
@@ -163,17 +168,18 @@ def main() -> None:
   }
   with tempfile.TemporaryDirectory() as root:
     _write_networks(root)
-    for stage in ('sft', 'ppo'):
+    for name, stage, log_every in _CASES:
       seconds: dict[bool, list[float]] = {True: [], False: []}
       calls: list[float] = []
       for turn, watched in enumerate((False, True, True, False)):
-        config = _config(stage, root, f'{stage}_{turn}', watched)
+        run = f'{name}_{turn}'
+        config = _config(stage, root, run, watched, log_every)
         steps, called = measure(config, watched=watched)
         seconds[watched] += steps
         if watched:
           calls += called
       on, off = (statistics.median(seconds[key]) for key in (True, False))
-      found[stage] = {
+      found[name] = {
           'step_ms': round(1000 * off, 2),
           'watched_step_ms': round(1000 * on, 2),
           'slower': round(on / off - 1, 4),
