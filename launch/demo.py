@@ -34,8 +34,12 @@ def main(argv):
   pipeline.keep_compiled_programs()
   smoke = _SMOKE.value
   root = pathlib.Path(_ROOT.value or ('runs/smoke' if smoke else 'runs/demo'))
+  from rlhf import hosts
+
   try:
-    experiment.train(root, _SEED.value, smoke=smoke)
+    # Ctrl-C has the stage save: the same command goes on with it.
+    with hosts.joined():
+      experiment.train(root, _SEED.value, smoke=smoke)
   except experiment.OtherExperimentError as error:
     sys.exit(f'error: {error}')
   results = experiment.examine(root, _SEED.value, smoke=smoke)
