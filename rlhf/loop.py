@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rlhf import hosts, resume, sharding, watch
-from rlhf.checkpoint import Checkpoints, leaves
+from rlhf.checkpoint import Checkpoints, Restored, leaves
 from rlhf.progress import Clock, Progress
 from rlhf.resume import NOBODY, Identity
 from rlhf.watching import diagnosis
@@ -301,10 +301,7 @@ class _Run:
     """The state to go on from after numbers that are not finite."""
     if self.config.nonfinite != 'rollback' or not self._bear(step):
       self._give_up(state, step, numbers)
-    template = leaves.shapes(state)
-    leaves.free(state)
-    restored = self.checkpoints.restore(template)
-    assert restored is not None, 'one was saved before the first step'
+    restored = self._read_back(state)
     self.display.note(
         f'warning: step {step} was not finite: back to the state of step'
         f' {restored.step}, past the batches up to step {self.done}'
@@ -385,15 +382,19 @@ class _Run:
         f'told to stop: saved step {self.done} in {self.workdir.path}'
     )
 
+  def _read_back(self, state: Any, step: int | None = None) -> Restored:
+    """A checkpoint, by default the newest, in the memory of `state`."""
+    template = leaves.shapes(state)
+    leaves.free(state)
+    restored = self.checkpoints.restore(template, step=step)
+    assert restored is not None, 'one has been saved'
+    return restored
+
   def _best(self, state: Any) -> tuple[Any, dict[str, Any]]:
     """What the stage hands on; see `run`."""
     best = self.progress.best
     if best is None:
       return state, {'step': self.done}
     if best['step'] != self.done:
-      template = leaves.shapes(state)
-      leaves.free(state)
-      restored = self.checkpoints.restore(template, step=best['step'])
-      assert restored is not None
-      state = restored.state
+      state = self._read_back(state, best['step']).state
     return state, {'step': best['step'], **best['metrics']}

@@ -44,6 +44,17 @@ def with_devices(count: int) -> dict[str, str]:
   return {**os.environ, **threads, 'XLA_FLAGS': flags}
 
 
+def train(*flags: str) -> subprocess.CompletedProcess:
+  """Runs launch/train.py as a user does; what it printed is text."""
+  return subprocess.run(
+      [sys.executable, 'launch/train.py', *flags],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+  )
+
+
 @pytest.fixture(scope='session')
 def fresh_python() -> Callable[..., str]:
   """`fresh_python(code, devices=1)` runs code in an interpreter of its own.

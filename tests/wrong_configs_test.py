@@ -7,8 +7,6 @@ are wrong, all are told at once.
 
 import dataclasses
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -16,7 +14,7 @@ from configs import real_data, real_small
 from launch import arguments, pipeline, train
 from rlhf import problems
 from rlhf.model import SIZES
-from tests import tiny
+from tests import conftest, tiny
 from tests.configs_test import SIZED, SPECS
 
 # Its flags are those that absl knows here, too.
@@ -275,16 +273,6 @@ def test_the_table_covers_every_kind_of_stage():
 # -- As a program -------------------------------------------------------------
 
 
-def _train(*flags: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-      [sys.executable, 'launch/train.py', *flags],
-      cwd=pipeline.REPOSITORY,
-      capture_output=True,
-      text=True,
-      timeout=300,
-  )
-
-
 @pytest.mark.parametrize(
     'flags, name, lines',
     [
@@ -308,7 +296,7 @@ def test_the_program_tells_of_all_and_writes_nothing(
 ):
   root = tmp_path / 'root'
   moved = [f'--config.root={root}'] if 'configs/ppo.py' in flags else []
-  done = _train(*flags, *moved)
+  done = conftest.train(*flags, *moved)
   assert done.returncode == 2 and done.stdout == ''
   assert 'Traceback' not in done.stderr and not root.exists()
   first, *rest = done.stderr.rstrip().split('\n')

@@ -1,26 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program: what it refuses, and how. More in tests/wrong_configs_test.py"""
 
-import subprocess
-import sys
 
 import pytest
 
-from launch import pipeline
-
-
-def _train(*flags: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-      [sys.executable, 'launch/train.py', *flags],
-      cwd=pipeline.REPOSITORY,
-      capture_output=True,
-      text=True,
-      timeout=300,
-  )
+from tests import conftest
 
 
 def test_an_unknown_field_is_refused_by_name(tmp_path):
-  done = _train(
+  done = conftest.train(
       '--config=configs/sft.py', f'--config.root={tmp_path}', '--config.epoch=1'
   )
   assert done.returncode == 2
@@ -35,7 +23,7 @@ def test_a_missing_stage_is_an_error_with_its_command(tmp_path):
   rows = tmp_path / 'rows.jsonl'
   rows.write_text('{"prompt": "?", "text": "."}\n')
   root = tmp_path / 'root'
-  done = _train(
+  done = conftest.train(
       '--config=configs/ppo_ptx.py:1.3b',
       f'--config.root={root}',
       '--config.data.vocabulary=bytes',
@@ -54,6 +42,6 @@ def test_a_missing_stage_is_an_error_with_its_command(tmp_path):
 
 @pytest.mark.parametrize('flag', ['--help', '--helpshort'])
 def test_help_is_there(flag):
-  done = _train(flag)
+  done = conftest.train(flag)
   assert 'coordinator_address' in done.stdout
   assert 'Traceback' not in done.stderr
